@@ -1,0 +1,29 @@
+"""Packaging of the plugin: `pip install --no-deps -e .` makes `projects.mmdet3d_plugin` importable from anywhere."""
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name='cmt-aqr',
+    version='0.1.0',
+    description='Adaptive modality weighting (AQR attention bias) for the CMT LiDAR-camera 3D detector, '
+    'as an mmdetection3d 1.0 plugin',
+    long_description=(Path(__file__).parent / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3.11',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+    keywords='3D object detection, sensor fusion, LiDAR, camera, transformer, nuScenes',
+    packages=find_packages(include=['projects', 'projects.*']),
+    python_requires='==3.11.*',
+    # No dependencies here on purpose. mmcv-full has to be compiled against the torch that is already installed, and
+    # mmdet3d has to be installed without its own pins, which do not exist for Python 3.11. pip's resolver can do
+    # neither, so the pins live in requirements.txt and tools/setup_env.sh installs them in order.
+    install_requires=[],
+    zip_safe=False,
+)
