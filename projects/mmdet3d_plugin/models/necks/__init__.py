@@ -1,0 +1,3 @@
+from .cp_fpn import CPFPN
+
+__all__ = ['CPFPN']
