@@ -1,0 +1,171 @@
+"""The configs resolve to the published values, are consistent in themselves and can be overridden."""
+import ast
+from pathlib import Path
+
+import pytest
+from mmcv import Config, DictAction
+
+REPO = Path(__file__).resolve().parent.parent
+LEAVES = sorted(path.name for path in (REPO / 'configs').glob('*.py'))
+PUBLISHED = ['cmt_voxel0100_r50_800x320_cbgs', 'cmt_voxel0075_vov_1600x640_cbgs']
+AQR_LEAVES = [name for name in LEAVES if '_aqr_' in name]
+
+
+def load(name):
+    return Config.fromfile(REPO / 'configs' / name)
+
+
+def plain(value):
+    """Config values as dicts, lists and scalars; tuples count as lists."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def leaves(value, path=''):
+    """Yield (dotted path, scalar) for everything in nested dicts and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield path, value
+    else:
+        for key, item in items:
+            yield from leaves(item, f'{path}.{key}' if path else str(key))
+
+
+def nodes(value):
+    """Yield every dict in nested dicts and lists."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, (dict, list)):
+        for item in (value.values() if isinstance(value, dict) else value):
+            yield from nodes(item)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_values(name, shared):
+    published = plain(ast.literal_eval((shared / 'upstream' / f'{name}.config.txt').read_text()))
+    # The tools set the devices; a stale list makes mmcv rescale the iteration when a run is resumed.
+    published.pop('gpu_ids')
+    ours = plain(load(f'{name}.py')._cfg_dict)
+    assert {key: ours.get(key) for key in published} == published
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_no_absolute_path(name):
+    absolute = [f'{path}={value}' for path, value in leaves(plain(load(name)._cfg_dict))
+                if isinstance(value, str) and (value.startswith(('/', '~')) or str(REPO) in value)]
+    assert not absolute
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_pretty_text_round_trip(name):
+    """Checkpoints store the config as text; mmcv reads it back when a run is resumed."""
+    config = load(name)
+    assert plain(Config.fromstring(config.pretty_text, '.py')._cfg_dict) == plain(config._cfg_dict)
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_sizes_agree(name):
+    """One value for everything that is stated in several places."""
+    config = plain(load(name)._cfg_dict)
+    model = config['model']
+    train, test, head = model['train_cfg']['pts'], model['test_cfg']['pts'], model['pts_bbox_head']
+    voxel_layer = model['pts_voxel_layer']
+
+    def agree(*values):
+        assert all(value == values[0] for value in values), values
+
+    ranges = [node['point_cloud_range'] for node in nodes(config['data']) if 'point_cloud_range' in node]
+    agree(voxel_layer['point_cloud_range'], train['point_cloud_range'], train['assigner']['pc_range'],
+          test['pc_range'], head['bbox_coder']['pc_range'], config['point_cloud_range'], *ranges)
+    agree(voxel_layer['voxel_size'], train['voxel_size'], test['voxel_size'], head['bbox_coder']['voxel_size'])
+    agree(train['out_size_factor'], test['out_size_factor'], head['downsample_scale'])
+    agree(train['code_weights'], train['assigner']['code_weights'])
+    agree(config['class_names'], [cls for task in head['tasks'] for cls in task['class_names']])
+    x, y, z = train['grid_size']
+    agree(train['grid_size'], test['grid_size'])
+    agree(model['pts_middle_encoder']['sparse_shape'], [z + 1, y, x])
+    sizes = [node['data_aug_conf']['final_dim'] for node in nodes(config['data']) if 'data_aug_conf' in node]
+    assert sizes
+    agree(config['ida_aug_conf']['final_dim'], *sizes)
+    dims = [model['img_neck']['out_channels'] for _ in sizes]
+    attention = head['transformer']['decoder']['transformerlayers']['attn_cfgs']
+    agree(head['hidden_dim'], *dims, *(item['embed_dims'] for item in attention))
+    assert all(item['embed_dims'] % item['num_heads'] == 0 for item in attention)
+
+
+@pytest.mark.parametrize('name', [name for name in LEAVES if 'voxel0100' not in name])
+def test_grid_covers_range(name):
+    """The published 0.1 m grid is short by 56 cells (design section 2); every other grid fits its range."""
+    train = load(name).model.train_cfg.pts
+    low, high = train.point_cloud_range[:3], train.point_cloud_range[3:]
+    for cells, size, extent in zip(train.grid_size, train.voxel_size, (h - l for l, h in zip(low, high))):
+        assert cells * size == pytest.approx(extent)
+    assert all(cells % train.out_size_factor == 0 for cells in train.grid_size[:2])
+
+
+@pytest.mark.parametrize('name', AQR_LEAVES)
+def test_aqr_switched_on(name):
+    assert load(name).model.pts_bbox_head.enable_aqr is True
+
+
+@pytest.mark.parametrize('name', [name for name in LEAVES if name not in AQR_LEAVES])
+def test_baseline_has_no_aqr(name):
+    assert not [key for key in load(name).model.pts_bbox_head if 'aqr' in key]
+
+
+@pytest.mark.parametrize('name', [f'cmt_aqr_{size}_cbgs.py' for size in
+                                  ('voxel0100_r50_800x320', 'voxel0075_vov_1600x640')])
+def test_aqr_differs_from_baseline_in_the_head_only(name):
+    ours, baseline = plain(load(name)._cfg_dict), plain(load(name.replace('_aqr', ''))._cfg_dict)
+    head = ours['model']['pts_bbox_head']
+    for key in [key for key in head if 'aqr' in key]:
+        head.pop(key)
+    assert ours == baseline
+
+
+def test_local_variant():
+    head = load('cmt_aqr_local_voxel0100_r50_800x320_cbgs.py').model.pts_bbox_head
+    assert head.aqr_use_local_bias is True
+    assert head.aqr_local_window_size == dict(lidar=5, camera=15)
+
+
+def test_router_finetune_variant():
+    config = load('cmt_aqr_router_finetune_voxel0100_r50_800x320_cbgs.py')
+    assert config.model.train_only == ['pts_bbox_head.aqr_router']
+    assert config.total_epochs == 1
+    assert config.load_from == 'ckpts/cmt_voxel0100_r50_800x320_cbgs.pth'
+
+
+@pytest.mark.parametrize('name', LEAVES)
+@pytest.mark.parametrize('option, value', [
+    ('enable_aqr=True', True), ('enable_aqr=False', False), ('aqr_bias_strength=3.0', 3.0),
+    ('aqr_use_local_bias=True', True), ('aqr_local_window_size=9', 9), ('aqr_bias_denoising=False', False),
+    ('aqr_router.camera_window=11', 11), ('aqr_router.lidar_window=7', 7),
+])
+def test_aqr_options_by_command_line(name, option, value):
+    """Any AQR option can be given, whether the leaf states it or not, and nothing else changes."""
+    config = load(name)
+    before = dict(leaves(plain(config._cfg_dict)))
+    key, text = f'model.pts_bbox_head.{option}'.split('=')
+    config.merge_from_dict({key: DictAction._parse_int_float_bool(text)})
+    after = dict(leaves(plain(config._cfg_dict)))
+    assert after[key] == value
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert all(path == key or path.startswith(key + '.') for path in changed)
+
+
+def test_router_finetune_alternative_by_command_line():
+    """The command line in the config's comment: everything trains, the router a hundred times faster."""
+    config = load('cmt_aqr_router_finetune_voxel0100_r50_800x320_cbgs.py')
+    comment = next(line for line in Path(config.filename).read_text().splitlines() if '--cfg-options' in line)
+    options = dict(item.split('=') for item in comment.split('--cfg-options')[1].split())
+    config.merge_from_dict({key: DictAction._parse_int_float_bool(text) for key, text in options.items()})
+    assert config.model.train_only is None
+    baseline = load('cmt_voxel0100_r50_800x320_cbgs.py').optimizer
+    assert config.optimizer.lr * 100 == pytest.approx(baseline.lr)
+    keys = config.optimizer.paramwise_cfg.custom_keys
+    assert keys.pop('aqr_router') == dict(lr_mult=100)
+    assert keys == baseline.paramwise_cfg.custom_keys
