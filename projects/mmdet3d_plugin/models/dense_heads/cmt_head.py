@@ -1,0 +1,287 @@
+import torch
+from mmcv.cnn import ConvModule
+from mmcv.runner import BaseModule, ModuleList, force_fp32
+from mmdet.core import build_assigner, build_bbox_coder
+from mmdet.models import HEADS, build_loss
+from mmdet.models.utils import build_transformer
+from mmdet.models.utils.transformer import inverse_sigmoid
+from mmdet3d.models import builder
+from torch import nn
+
+from ..utils.attention_bias_generator import AttentionBiasGenerator
+from ..utils.denoising import DenoisingQueries
+from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
+from ..utils.position_encoding import bev_cell_centers, camera_ray_points, query_ray_points, sine_encoding
+from ..utils.query_projection import RoutingRecord
+from ..utils.token_layout import TokenLayout
+from .set_criterion import SetCriterion
+
+_NUSCENES_TASKS = (('car', ), ('truck', 'construction_vehicle'), ('bus', 'trailer'), ('barrier', ),
+                   ('motorcycle', 'bicycle'), ('pedestrian', 'traffic_cone'))
+_NUSCENES_BRANCHES = dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2))
+
+
+@HEADS.register_module()
+class CmtHead(BaseModule):
+    """CMT's detection head for LiDAR, cameras or both, with optional adaptive query routing (AQR).
+
+    With ``enable_aqr`` a router gives every query a LiDAR and a camera weight, which bias the decoder's cross-attention; features
+    stay as they are. A fresh router is neutral: the head detects what it detected without it (design section 3).
+
+    Args:
+        in_channels (int): channels of the BEV features.
+        num_query (int): learned queries.
+        hidden_dim (int): channels C of queries and tokens.
+        depth_num (int): depths along a camera ray in the position encoding.
+        downsample_scale (int): BEV cells are this many voxels wide.
+        scalar (int): most denoising groups, 0 for none.
+        noise_scale, noise_trans, split: see :class:`DenoisingQueries`.
+        dn_weight (float): factor of the denoising losses.
+        train_cfg (dict | None): ``assigner``, ``code_weights`` and geometry; None builds a head that cannot train.
+        test_cfg (dict | None): geometry (``voxel_size``) where ``train_cfg`` is None.
+        common_heads (dict | None): branches of the task heads, default: nuScenes'.
+        tasks (Sequence[dict] | None): ``class_names`` per task, default: CenterPoint's six for nuScenes.
+        transformer, bbox_coder, loss_cls, loss_bbox, separate_head (dict): configs of the parts.
+        loss_heatmap (dict | None): stated by published configs; CMT predicts no heatmap, so it has no effect.
+        enable_aqr (bool): route queries.
+        aqr_bias_strength (float): see :class:`AttentionBiasGenerator`.
+        aqr_use_local_bias (bool): windows instead of whole modalities.
+        aqr_local_window_size (int | dict): odd, in cells, or ``dict(lidar=.., camera=..)``.
+        aqr_bias_denoising (bool): False leaves denoising queries neutral.
+        aqr_router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
+        init_cfg: must be None.
+
+    Raises:
+        ValueError: for options that cannot work, naming what is allowed.
+    """
+
+    def __init__(self, in_channels, num_query=900, hidden_dim=128, depth_num=64, downsample_scale=8, scalar=10,
+                 noise_scale=1.0, noise_trans=0.0, dn_weight=1.0, split=0.75, train_cfg=None, test_cfg=None,
+                 common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
+                 loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
+                 aqr_use_local_bias=False, aqr_local_window_size=15, aqr_bias_denoising=True, aqr_router=None,
+                 init_cfg=None):
+        if init_cfg is not None:
+            raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
+        super().__init__()
+        tasks = tasks or [dict(class_names=list(names)) for names in _NUSCENES_TASKS]
+        self.class_names = [list(task['class_names']) for task in tasks]
+        self.num_query = num_query
+        self.hidden_dim = hidden_dim
+        self.depth_num = depth_num
+        self.train_cfg = train_cfg
+        self.test_cfg = test_cfg
+        self.fp16_enabled = False
+        self.bbox_coder = build_bbox_coder(bbox_coder)
+        self.pc_range = list(self.bbox_coder.pc_range)
+        self.bev_cell_size = self._bev_cell_size(downsample_scale)
+
+        self.shared_conv = ConvModule(in_channels, hidden_dim, 3, padding=1, norm_cfg=dict(type='BN2d'))
+        self.transformer = build_transformer(transformer)
+        self.reference_points = nn.Embedding(num_query, 3)
+        self.bev_embedding = nn.Sequential(
+            nn.Linear(hidden_dim * 2, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, hidden_dim))
+        self.rv_embedding = nn.Sequential(
+            nn.Linear(depth_num * 3, hidden_dim * 4), nn.ReLU(inplace=True), nn.Linear(hidden_dim * 4, hidden_dim))
+        self.task_heads = ModuleList()
+        for names in self.class_names:
+            branches = dict(common_heads or _NUSCENES_BRANCHES, cls_logits=(len(names), 2))
+            self.task_heads.append(builder.build_head(dict(
+                separate_head, in_channels=hidden_dim, heads=branches, groups=self.transformer.decoder.num_layers)))
+
+        num_classes = sum(map(len, self.class_names))
+        self.denoising = DenoisingQueries(scalar, noise_scale, noise_trans, split, self.pc_range, num_classes)
+        if train_cfg:
+            self.criterion = SetCriterion(
+                build_loss(loss_cls or dict(type='FocalLoss', gamma=2, alpha=0.25)),
+                build_loss(loss_bbox or dict(type='L1Loss', loss_weight=0.25)),
+                build_assigner(train_cfg['assigner']), self.class_names, train_cfg['code_weights'], dn_weight, split)
+
+        self.enable_aqr = enable_aqr
+        self.aqr_bias_denoising = aqr_bias_denoising
+        if enable_aqr:
+            if self.bev_cell_size is None:
+                raise ValueError("enable_aqr=True needs 'voxel_size' in train_cfg, test_cfg or bbox_coder to find BEV cells")
+            self.aqr_router = build_transformer(dict(dict(type='AQRWeightGenerator', embed_dims=hidden_dim),
+                                                     **(aqr_router or {})))
+            self.aqr_bias = AttentionBiasGenerator(bias_strength=aqr_bias_strength, use_local_bias=aqr_use_local_bias,
+                                                   local_window_size=aqr_local_window_size)
+
+    def _bev_cell_size(self, downsample_scale):
+        """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""
+        for source in (self.train_cfg, self.test_cfg):
+            if source and source.get('voxel_size'):
+                return tuple(size * downsample_scale for size in source['voxel_size'][:2])
+        voxel_size = getattr(self.bbox_coder, 'voxel_size', None)
+        return tuple(size * downsample_scale for size in voxel_size[:2]) if voxel_size else None
+
+    def init_weights(self):
+        super().init_weights()
+        nn.init.uniform_(self.reference_points.weight, 0, 1)
+
+    def forward(self, pts_feats, img_feats=None, img_metas=None):
+        """Predict.
+
+        Args:
+            pts_feats (Sequence[Tensor | None] | None): BEV features (B, C_in, H, W); the first level is used.
+            img_feats (Sequence[Tensor | None] | None): camera features (B * V, C, h, w); the first level is used.
+            img_metas (list[dict]): per sample ``lidar2img`` and ``pad_shape`` and, in training, ``gt_bboxes_3d``
+                and ``gt_labels_3d`` (DataContainers) for the denoising queries.
+
+        Returns:
+            tuple[list[dict]]: per task a list with one dict: branches (L, B, Q, channels), denoising ones after ``dn_``,
+            ``dn_batch`` and, with AQR, ``routing`` (RoutingRecord). ``center`` is metric; see box_encoding for the others.
+        """
+        x = pts_feats[0] if pts_feats else None
+        x_img = img_feats[0] if img_feats else None
+        batch = len(img_metas)
+        if x is not None:
+            x = self.shared_conv(x)
+        layout = TokenLayout.from_features(x, x_img, batch)
+
+        reference_points = self.reference_points.weight.unsqueeze(0).expand(batch, -1, -1)  # (B, Q, 3)
+        denoising = self._make_denoising(img_metas) if self.training else None
+        if denoising is not None:
+            reference_points = torch.cat([denoising.reference_points, reference_points], dim=1)  # (B, P + Q, 3)
+
+        cameras = self._cameras(img_metas, reference_points, layout)
+        query_embed = self._query_embed(reference_points, cameras)
+        bev_pos_embed, rv_pos_embed = self._token_embed(cameras, layout, reference_points)
+        x, x_img, bias, routing = self._apply_aqr_modulation(x, x_img, reference_points, img_metas, query_embed, denoising)
+
+        decoded, _ = self.transformer(x, x_img, query_embed, bev_pos_embed, rv_pos_embed,
+                                      attn_masks=None if denoising is None else denoising.attn_mask,
+                                      aqr_attention_bias=bias)
+        if decoded.dtype != torch.float32:
+            # Half precision may overflow in the decoder; the loss scaler then skips the step, the matching must survive it.
+            decoded = torch.nan_to_num(decoded.float())
+        return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)] for head in self.task_heads)
+
+    def _make_denoising(self, img_metas):
+        boxes = [_with_gravity_center(_unwrap(meta['gt_bboxes_3d'])) for meta in img_metas]
+        labels = [_unwrap(meta['gt_labels_3d']) for meta in img_metas]
+        return self.denoising(boxes, labels, self.num_query, like=self.reference_points.weight)
+
+    def _cameras(self, img_metas, like, layout):
+        """(lidar2img, img2lidar, image size), or None for a batch without calibration or cameras."""
+        if layout.view_shape is None and any('lidar2img' not in meta for meta in img_metas):
+            return None
+        return *lidar_to_image_matrices(img_metas, like), padded_image_size(img_metas)
+
+    def _query_embed(self, reference_points, cameras):
+        """Position embedding of the queries, (B, Q, C)."""
+        reference_points = inverse_sigmoid(reference_points).sigmoid()  # keeps off the borders, as in the box regression
+        embed = self.bev_embedding(sine_encoding(reference_points, self.hidden_dim))
+        if cameras is None:
+            return embed
+        rays, seen = query_ray_points(reference_points, *cameras, self.depth_num, self.pc_range)
+        return embed + (self.rv_embedding(rays) * seen.unsqueeze(-1)).sum(dim=1)  # sum over the views that see the query
+
+    def _token_embed(self, cameras, layout, like):
+        """Position embeddings (H * W, C) of BEV cells and (B * V, h, w, C) of camera cells, None where absent."""
+        bev = rv = None
+        if layout.bev_shape:
+            bev = self.bev_embedding(sine_encoding(bev_cell_centers(layout.bev_shape, like), self.hidden_dim))
+        if layout.view_shape:
+            _, img2lidar, image_size = cameras
+            rv = self.rv_embedding(camera_ray_points(img2lidar, image_size, layout.view_shape[1:], self.depth_num,
+                                                     self.pc_range))
+        return bev, rv
+
+    def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None):
+        """Route queries and turn their weights into a bias; features pass through untouched.
+
+        Args:
+            x (Tensor | None): (B, C, H, W) BEV tokens' features.
+            x_img (Tensor | None): (B * V, C, h, w).
+            reference_points (Tensor): (B, P + Q, 3), denoising queries first.
+            img_metas (list[dict]): B.
+            query_embed (Tensor | None): (B, P + Q, C), computed from ``reference_points`` if None.
+            denoising (DenoisingBatch | None): what the first P queries are.
+
+        Returns:
+            tuple: ``x`` and ``x_img`` (the same objects), bias (B, P + Q, F) or None, RoutingRecord or None. Without AQR, or with
+            only one modality present, there is nothing to route (design section 2.14).
+        """
+        if not self.enable_aqr or x is None or x_img is None:
+            return x, x_img, None, None
+        batch, num_query, _ = reference_points.shape
+        layout = TokenLayout.from_features(x, x_img, batch)
+        if query_embed is None:
+            query_embed = self._query_embed(reference_points, self._cameras(img_metas, reference_points, layout))
+        lidar_weights, camera_weights, projections = self.aqr_router(
+            query_embed, x, x_img, reference_points, img_metas, self.pc_range, self.bev_cell_size, layout)
+
+        pad_size = 0 if denoising is None else denoising.pad_size
+        is_learned = torch.arange(num_query, device=reference_points.device) >= pad_size
+        is_used = torch.ones(batch, num_query, dtype=torch.bool, device=reference_points.device)
+        if denoising is not None:
+            is_used[:, :pad_size] = denoising.occupied
+        if not self.aqr_bias_denoising:
+            neutral = torch.full_like(lidar_weights, 0.5)
+            lidar_weights, camera_weights = (torch.where(is_learned, w, neutral) for w in (lidar_weights, camera_weights))
+        bias = None
+        if self.aqr_bias.bias_strength:
+            bias = self.aqr_bias(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
+                                 projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
+        record = RoutingRecord(lidar_weights, camera_weights, projections, is_learned, is_used,
+                               reference_points.detach(), bias)
+        return x, x_img, bias, record
+
+    def _predict_task(self, head, decoded, reference_points, denoising, routing):
+        """Branches of one task from decoded queries (L, B, P + Q, C)."""
+        out = head(decoded)
+        reference = inverse_sigmoid(reference_points)
+        offset = torch.cat([out['center'], out['height']], dim=-1)
+        position = from_unit_range((offset + reference).sigmoid(), self.pc_range)  # (L, B, P + Q, 3)
+        out['center'], out['height'] = position[..., :2], position[..., 2:]
+        if denoising is not None:
+            pad_size = denoising.pad_size
+            noised = {f'dn_{name}': value[:, :, :pad_size] for name, value in out.items()}
+            out = {name: value[:, :, pad_size:] for name, value in out.items()}
+            out.update(noised, dn_batch=denoising)
+        if routing is not None:
+            out['routing'] = routing
+        return out
+
+    @force_fp32(apply_to=('preds_dicts', ))
+    def loss(self, gt_bboxes_3d, gt_labels_3d, preds_dicts):
+        """Losses of one batch.
+
+        Args:
+            gt_bboxes_3d (list[LiDARInstance3DBoxes]): per sample.
+            gt_labels_3d (list[Tensor]): per sample (n,).
+            preds_dicts (tuple[list[dict]]): what :meth:`forward` returned.
+
+        Returns:
+            dict[str, Tensor]: see :class:`SetCriterion`.
+        """
+        tasks = [task[0] for task in preds_dicts]
+        device = tasks[0]['cls_logits'].device
+        boxes = [_with_gravity_center(boxes).to(device) for boxes in gt_bboxes_3d]
+        labels = [label.to(device) for label in gt_labels_3d]
+        branches = [{name: value for name, value in task.items() if isinstance(value, torch.Tensor)} for task in tasks]
+        return self.criterion(branches, boxes, labels, tasks[0].get('dn_batch'))
+
+    @force_fp32(apply_to=('preds_dicts', ))
+    def get_bboxes(self, preds_dicts, img_metas, rescale=False):
+        """Detections per sample: [boxes (``box_type_3d`` of the sample), scores (N,), labels (N,)].
+
+        ``rescale`` is mmdet's convention and has no effect: 3D boxes are metric.
+        """
+        results = []
+        for decoded, meta in zip(self.bbox_coder.decode(preds_dicts), img_metas):
+            boxes = decoded['bboxes'].clone()
+            boxes[:, 2] -= boxes[:, 5] / 2  # gravity centre -> bottom centre
+            results.append([meta['box_type_3d'](boxes, boxes.shape[-1]), decoded['scores'], decoded['labels']])
+        return results
+
+
+def _unwrap(value):
+    """Content of an mmcv DataContainer, as pipelines put it into ``img_metas``."""
+    return getattr(value, 'data', value) if not isinstance(value, torch.Tensor) else value
+
+
+def _with_gravity_center(boxes):
+    """LiDARInstance3DBoxes -> (n, 9) with gravity centre."""
+    return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:]], dim=1)

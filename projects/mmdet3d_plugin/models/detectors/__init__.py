@@ -1,0 +1,3 @@
+from .cmt import CmtDetector
+
+__all__ = ['CmtDetector']

@@ -1,0 +1,108 @@
+import math
+
+import torch
+from mmcv.cnn import xavier_init
+from mmcv.cnn.bricks.transformer import build_transformer_layer_sequence
+from mmcv.runner import BaseModule
+from mmdet.models.utils.builder import TRANSFORMER
+
+from .token_layout import TokenLayout
+
+
+@TRANSFORMER.register_module()
+class CmtTransformer(BaseModule):
+    """CMT's decoder over LiDAR and camera tokens (Yan et al., ICCV 2023).
+
+    Args:
+        decoder (dict): config of the layer sequence.
+        init_cfg (dict | None): as in mmcv.
+    """
+
+    def __init__(self, decoder, init_cfg=None):
+        super().__init__(init_cfg)
+        self.decoder = build_transformer_layer_sequence(decoder)
+        self.embed_dims = self.decoder.embed_dims
+
+    def init_weights(self):
+        """Xavier-uniform matrices, as DETR."""
+        for module in self.modules():
+            if getattr(module, 'weight', None) is not None and module.weight.dim() > 1:
+                xavier_init(module, distribution='uniform')
+        self._is_init = True
+
+    def forward(self, x, x_img, query_embed, bev_pos_embed, rv_pos_embed, attn_masks=None, aqr_attention_bias=None,
+                reg_branch=None):
+        """Decode queries.
+
+        Args:
+            x (Tensor | None): (B, C, H, W) BEV features.
+            x_img (Tensor | None): (B * V, C, h, w) camera features.
+            query_embed (Tensor): (B, Q, C) position embedding of the queries.
+            bev_pos_embed (Tensor | None): (H * W, C).
+            rv_pos_embed (Tensor | None): (B * V, h, w, C).
+            attn_masks (Tensor | list | None): a tensor is the denoising mask (Q, Q) of self-attention; a list holds one
+                mask or None per attention, in the order of the layer's operations.
+            aqr_attention_bias (Tensor | None): (B, Q, F), added to the cross-attention scores of every layer.
+            reg_branch: must be None; CMT does not refine boxes between layers.
+
+        Returns:
+            tuple[Tensor, Tensor]: (L, B, Q, C) decoded queries and (F, B, C) tokens.
+
+        Raises:
+            TypeError: for ``attn_masks`` of another type.
+            ValueError: for masks that do not fit, or a ``reg_branch``.
+        """
+        if reg_branch is not None:
+            raise ValueError('reg_branch: CMT does not refine boxes between decoder layers, only None is allowed')
+        batch = query_embed.shape[0]
+        layout = TokenLayout.from_features(x, x_img, batch)
+        memory = layout.flatten(x, x_img, batch)  # (F, B, C)
+        positions = []
+        if x is not None:
+            positions.append(bev_pos_embed.unsqueeze(1).expand(-1, batch, -1))  # (H * W, B, C)
+        if x_img is not None:
+            views = rv_pos_embed.unflatten(0, (batch, -1)).permute(1, 2, 3, 0, 4)  # (V, h, w, B, C)
+            positions.append(views.flatten(0, 2))
+        query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
+        masks = self._slot_masks(attn_masks, aqr_attention_bias, (batch, query_embed.shape[1], layout.num_tokens))
+        out = self.decoder(
+            query=torch.zeros_like(query_pos), key=memory, value=memory, query_pos=query_pos, key_pos=torch.cat(positions),
+            attn_masks=masks)
+        return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
+
+    def _slot_masks(self, attn_masks, bias, shape):
+        """Masks in the order of the layer's attentions, the bias in the cross-attention's place."""
+        self_slot, cross_slot = (self.decoder.attention_slot(kind) for kind in ('self_attn', 'cross_attn'))
+        if attn_masks is None:
+            masks = [None, None]
+        elif isinstance(attn_masks, torch.Tensor):
+            masks = [None, None]
+            masks[self_slot] = attn_masks
+        elif isinstance(attn_masks, (list, tuple)):
+            if len(attn_masks) != 2:
+                raise ValueError(f'attn_masks: a list needs one entry per attention of a layer (2), got {len(attn_masks)}')
+            masks = list(attn_masks)
+        else:
+            raise TypeError('attn_masks must be None, a tensor (denoising mask) or a list of two masks, got '
+                            f'{type(attn_masks).__name__}')
+        _, num_query, _ = shape
+        if masks[self_slot] is not None and tuple(masks[self_slot].shape[-2:]) != (num_query, num_query):
+            raise ValueError(f'attn_masks: the self-attention mask must end in {(num_query, num_query)}, got '
+                             f'{tuple(masks[self_slot].shape)}')
+        if bias is not None:
+            if tuple(bias.shape) != shape:
+                raise ValueError(f'aqr_attention_bias must be (B, Q, F) = {shape}, got {tuple(bias.shape)}')
+            masks[cross_slot] = _add_mask(bias, masks[cross_slot])
+        return masks
+
+
+def _add_mask(bias, mask):
+    """Bias (B, Q, F) plus a mask (Q, F) or (B, Q, F): bool True = forbidden, float = added."""
+    if mask is None:
+        return bias
+    if mask.dim() == 3 and mask.shape[0] != bias.shape[0]:
+        raise ValueError('attn_masks: a cross-attention mask beside the AQR bias must be (Q, F) or (B, Q, F), got '
+                         f'{tuple(mask.shape)}')
+    if mask.dtype == torch.bool:
+        return bias.masked_fill(mask, -math.inf)
+    return bias + mask

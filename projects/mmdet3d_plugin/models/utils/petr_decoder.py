@@ -1,0 +1,63 @@
+"""Decoder of PETR and CMT: mmcv's transformer layers, with intermediate outputs and activation checkpointing."""
+import torch
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.registry import TRANSFORMER_LAYER, TRANSFORMER_LAYER_SEQUENCE
+from mmcv.cnn.bricks.transformer import BaseTransformerLayer, TransformerLayerSequence
+from torch.utils.checkpoint import checkpoint
+
+
+@TRANSFORMER_LAYER.register_module()
+class PETRTransformerDecoderLayer(BaseTransformerLayer):
+    """mmcv's transformer layer with activation checkpointing.
+
+    Args:
+        with_cp (bool): recompute activations in backward. Non-reentrant, since gradients also flow
+            through the bias nested in ``attn_masks`` (design section 2.12).
+        operation_order (tuple[str]): must hold one self-attention and one cross-attention.
+        kwargs: see mmcv's ``BaseTransformerLayer``.
+    """
+
+    def __init__(self, *args, operation_order, with_cp=True, **kwargs):
+        super().__init__(*args, operation_order=operation_order, **kwargs)
+        attentions = sorted(op for op in operation_order if op.endswith('attn'))
+        if attentions != ['cross_attn', 'self_attn']:
+            raise ValueError("operation_order must hold one 'self_attn' and one 'cross_attn', got " f'{operation_order}')
+        self.with_cp = with_cp
+
+    def forward(self, *args, **kwargs):
+        if self.with_cp and self.training:
+            return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+        return super().forward(*args, **kwargs)
+
+
+@TRANSFORMER_LAYER_SEQUENCE.register_module()
+class PETRTransformerDecoder(TransformerLayerSequence):
+    """Layers whose outputs all go, normalised, to the heads.
+
+    Args:
+        return_intermediate (bool): return every layer's output instead of the last one's.
+        post_norm_cfg (dict | None): norm applied to each returned output, default LayerNorm.
+        kwargs: see mmcv's ``TransformerLayerSequence``.
+    """
+
+    def __init__(self, *args, post_norm_cfg='default', return_intermediate=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.return_intermediate = return_intermediate
+        if post_norm_cfg == 'default':
+            post_norm_cfg = dict(type='LN')
+        self.post_norm = build_norm_layer(post_norm_cfg, self.embed_dims)[1] if post_norm_cfg else None
+
+    def attention_slot(self, kind):
+        """Position in ``attn_masks`` of 'self_attn' or 'cross_attn', from the operation order (design section 2.1)."""
+        attentions = [op for op in self.layers[0].operation_order if op.endswith('attn')]
+        return attentions.index(kind)
+
+    def forward(self, query, *args, **kwargs):
+        """(Q, B, C) queries -> (L, Q, B, C), or (1, Q, B, C) without ``return_intermediate``."""
+        outputs = []
+        for layer in self.layers:
+            query = layer(query, *args, **kwargs)
+            outputs.append(query)
+        if not self.return_intermediate:
+            outputs = outputs[-1:]
+        return torch.stack([out if self.post_norm is None else self.post_norm(out) for out in outputs])

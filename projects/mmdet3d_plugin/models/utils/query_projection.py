@@ -1,0 +1,71 @@
+"""Where each query looks: its BEV cell and its cell in every view that sees it."""
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+
+from .geometry import (bev_cells, from_unit_range, lidar_to_image_matrices, padded_image_size, project_to_views,
+                       view_cells)
+
+
+@dataclass
+class QueryProjections:
+    """Cells of the queries (design sections 2.7 and 2.8).
+
+    Attributes:
+        pts_idx: (B, Q) int64, row * W + col of the BEV cell, -1 outside the map.
+        pts_pers_idx: (B, Q, V, 2) int64, (row, col) in each view, -1 where unseen.
+        pts_pers_valid: (B, Q, V) bool, the view sees the query.
+    """
+
+    pts_idx: torch.Tensor
+    pts_pers_idx: torch.Tensor
+    pts_pers_valid: torch.Tensor
+
+
+@dataclass
+class RoutingRecord:
+    """What the router decided in one forward pass, for losses, hooks and pictures.
+
+    Attributes:
+        lidar_weights, camera_weights: (B, Q) in [0, 1], 0.5 neutral, with gradient.
+        projections: cells of the queries.
+        is_learned: (Q,) bool, False for denoising queries.
+        is_used: (B, Q) bool, False for padding among the denoising queries.
+        reference_points: (B, Q, 3), fractions of the detection range, detached.
+        bias: (B, Q, F) bias handed to the cross-attention, None at strength 0.
+    """
+
+    lidar_weights: torch.Tensor
+    camera_weights: torch.Tensor
+    projections: QueryProjections
+    is_learned: torch.Tensor
+    is_used: torch.Tensor
+    reference_points: torch.Tensor
+    bias: Optional[torch.Tensor] = None
+
+
+@torch.no_grad()
+def project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout):
+    """Project queries onto the BEV map and into the views.
+
+    Args:
+        reference_points (Tensor): (B, Q, 3), fractions of the detection range.
+        img_metas (list[dict]): B dicts with ``lidar2img`` and ``pad_shape``.
+        pc_range (list[float]): detection range, m.
+        bev_cell_size (tuple[float, float]): (x, y) size of a BEV cell, m.
+        layout (TokenLayout): with both modalities.
+
+    Returns:
+        QueryProjections
+
+    Raises:
+        ValueError: if the number of views in ``img_metas`` differs from that of the features.
+    """
+    points = from_unit_range(reference_points.float(), pc_range)
+    lidar2img, _ = lidar_to_image_matrices(img_metas, like=points)
+    if lidar2img.shape[1] != layout.view_shape[0]:
+        raise ValueError(f'img_metas: lidar2img has {lidar2img.shape[1]} views, the camera features {layout.view_shape[0]}')
+    pixels, depth = project_to_views(points, lidar2img)
+    cells, seen = view_cells(pixels, depth, padded_image_size(img_metas), layout.view_shape[1:])
+    return QueryProjections(bev_cells(points, pc_range, bev_cell_size, layout.bev_shape), cells, seen)

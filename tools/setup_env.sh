@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Build the environment once and make it available to this checkout. Safe to run again: it does only what is missing.
+#
+#   tools/setup_env.sh            builds a virtual environment in the cache and links .venv to it
+#   tools/setup_env.sh --active   installs into the active Python environment instead; a torch in the
+#                                 fitting range that is already there (a CUDA build, say) is kept
+#
+# Environment variables: PYTHON (interpreter, default: python3.11, then python3), CMT_AQR_CACHE (default
+# ~/.cache/cmt-aqr), MAX_JOBS (compile jobs, default: mmcv's own choice).
+set -euo pipefail
+
+TORCH_MIN=2.4 TORCH_BELOW=2.14          # mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+pins=$root/requirements.txt
+
+die() { printf 'setup_env: %s\n' "$*" >&2; exit 1; }
+log() { printf '[setup_env %4ss] %s\n' "$SECONDS" "$*"; }
+
+case "${1:-}" in
+    '') mode=cached ;;
+    --active) mode=active ;;
+    -h|--help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) die "unknown argument '$1'; allowed: --active, --help" ;;
+esac
+
+# Pins of one stage of requirements.txt, one a line.
+stage() { awk -v want="$1" '/^# stage:/ { on = ($3 == want); next } on && NF && $1 !~ /^#/ { print $1 }' "$pins"; }
+
+# pip_install STAGE [pip options]: installs every pin of a stage.
+pip_install() {
+    local name=$1; shift
+    log "installing stage '$name'"
+    stage "$name" | "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" \
+        "$@" --requirement /dev/stdin
+}
+
+torch_state() {     # prints "absent", "fits VERSION" or "unfit VERSION"
+    "$python" - "$TORCH_MIN" "$TORCH_BELOW" <<'PY'
+import sys
+from importlib import metadata
+as_tuple = lambda v: tuple(int(p) for p in v.split('+')[0].split('.')[:2])
+try:
+    version = metadata.version('torch')
+    metadata.version('torchvision')
+except metadata.PackageNotFoundError:
+    print('absent')
+else:
+    fits = as_tuple(sys.argv[1]) <= as_tuple(version) < as_tuple(sys.argv[2])
+    print('fits' if fits else 'unfit', version)
+PY
+}
+
+install_all() {
+    constraints=$(mktemp)
+    trap 'rm -f "$constraints"' RETURN
+    "$python" -m pip --version >/dev/null 2>&1 || die "$python has no pip"
+    { stage libraries; stage build; } | grep -E '==|<' > "$constraints"
+    pip_install build
+    local torch; torch=$(torch_state)
+    case $torch in
+        fits*) log "keeping the installed torch ${torch#fits }" ;;
+        unfit*) die "torch ${torch#unfit } is installed; allowed: >= $TORCH_MIN and < $TORCH_BELOW" ;;
+        absent) pip_install torch ;;
+    esac
+    "$python" -m pip freeze 2>/dev/null | grep -E '^torch(vision)?==' >> "$constraints" || true
+    pip_install libraries
+    pip_install no-deps --no-deps --no-build-isolation
+    if ! "$python" -c 'import mmcv.ops' >/dev/null 2>&1; then
+        log 'compiling mmcv-full (about 5 minutes on 2 cores)'
+        # A wheel cached for another torch would load but crash: never reuse one.
+        MMCV_WITH_OPS=1 CFLAGS=-g0 pip_install compile --no-deps --no-build-isolation --no-cache-dir --no-binary mmcv-full
+    fi
+    pip_install test
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.11 python3 python}; do
+        command -v "$candidate" >/dev/null 2>&1 || continue
+        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.11 ]; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    die "Python 3.11 is needed (the pins are verified on it alone); tried: ${PYTHON:-python3.11 python3 python}. Set PYTHON=/path/to/python3.11"
+}
+
+if [ "$mode" = active ]; then
+    python=$(find_python)
+    install_all
+    log 'installing the plugin package (editable)'
+    "$python" -m pip install --quiet --no-deps --no-build-isolation --editable "$root"
+    log "done: the package and its pins are in $python"
+    exit 0
+fi
+
+# The cached environment is shared by all checkouts with the same pins, so it holds no link to any one of them: tools
+# and tests put their own checkout on the path. The key covers the pins and how they are installed.
+base=$(find_python)
+key=$(cat "$pins" "${BASH_SOURCE[0]}" | sha256sum | cut -c1-12)-py311-$(uname -m)
+env_dir=${CMT_AQR_CACHE:-$HOME/.cache/cmt-aqr}/env-$key
+mkdir -p "$(dirname "$env_dir")"
+exec 9> "$env_dir.lock"
+flock 9                                  # a second checkout waits for the first build instead of disturbing it
+if [ ! -e "$env_dir/.complete" ]; then
+    log "building $env_dir (log: $env_dir.log)"
+    "$base" -m venv "$env_dir"           # an interrupted build goes on where it stopped
+    python=$env_dir/bin/python
+    install_all 2>&1 | tee -a "$env_dir.log"
+    touch "$env_dir/.complete"
+fi
+if [ -e "$root/.venv" ] && [ ! -L "$root/.venv" ]; then
+    die "$root/.venv exists and is not a link made by this script; move it away or use --active"
+fi
+ln -sfn "$env_dir" "$root/.venv"
+log "ready: $root/.venv -> $env_dir"
