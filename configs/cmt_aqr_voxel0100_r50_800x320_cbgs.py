@@ -1,2 +1,2 @@
 _base_ = './cmt_voxel0100_r50_800x320_cbgs.py'
-model = dict(pts_bbox_head=dict(enable_aqr=True, aqr_router=dict(type='AQRWeightGenerator')))
+model = dict(pts_bbox_head=dict(enable_aqr=True))

@@ -60,6 +60,14 @@ def test_no_absolute_path(name):
 
 
 @pytest.mark.parametrize('name', LEAVES)
+def test_nothing_left_of_the_config_syntax(name):
+    resolved = plain(load(name)._cfg_dict)
+    left = [path for path, value in leaves(resolved) if '_delete_' in path or '_base_' in f'{path}{value}']
+    assert not left
+    assert not [path for path, value in leaves(resolved) if callable(value)]
+
+
+@pytest.mark.parametrize('name', LEAVES)
 def test_pretty_text_round_trip(name):
     """Checkpoints store the config as text; mmcv reads it back when a run is resumed."""
     config = load(name)
@@ -90,10 +98,11 @@ def test_sizes_agree(name):
     sizes = [node['data_aug_conf']['final_dim'] for node in nodes(config['data']) if 'data_aug_conf' in node]
     assert sizes
     agree(config['ida_aug_conf']['final_dim'], *sizes)
-    dims = [model['img_neck']['out_channels'] for _ in sizes]
-    attention = head['transformer']['decoder']['transformerlayers']['attn_cfgs']
-    agree(head['hidden_dim'], *dims, *(item['embed_dims'] for item in attention))
-    assert all(item['embed_dims'] % item['num_heads'] == 0 for item in attention)
+    layer = head['transformer']['decoder']['transformerlayers']
+    agree(head['hidden_dim'], model['img_neck']['out_channels'], layer['ffn_cfgs']['embed_dims'],
+          *(attention['embed_dims'] for attention in layer['attn_cfgs']))
+    agree(head['in_channels'], sum(model['pts_neck']['out_channels']))
+    agree(model['pts_backbone']['out_channels'], model['pts_neck']['in_channels'])
 
 
 @pytest.mark.parametrize('name', [name for name in LEAVES if 'voxel0100' not in name])
@@ -143,7 +152,7 @@ def test_router_finetune_variant():
 @pytest.mark.parametrize('option, value', [
     ('enable_aqr=True', True), ('enable_aqr=False', False), ('aqr_bias_strength=3.0', 3.0),
     ('aqr_use_local_bias=True', True), ('aqr_local_window_size=9', 9), ('aqr_bias_denoising=False', False),
-    ('aqr_router.camera_window=11', 11), ('aqr_router.lidar_window=7', 7),
+    ('aqr_router.windows=9', 9), ('aqr_router.hidden_dims=64', 64),
 ])
 def test_aqr_options_by_command_line(name, option, value):
     """Any AQR option can be given, whether the leaf states it or not, and nothing else changes."""

@@ -24,7 +24,7 @@ test_pipeline = [
         pts_scale_ratio=1,
         flip=False,
         transforms=[
-            {{_base_.rotate_scale_translate_test}}, {{_base_.flip_test}},
+            {{_base_.keep_rotation_scale_translation}}, {{_base_.keep_flip}},
             dict(type='ResizeCropFlipImage', data_aug_conf=ida_aug_conf, training=False),
             {{_base_.normalize_images}}, {{_base_.pad_images}}, {{_base_.format_test}}, {{_base_.collect_test}}
         ])

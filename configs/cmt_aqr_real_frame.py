@@ -1,0 +1,13 @@
+# A small AQR model that overfits one real frame from scratch, on two CPU cores in a few minutes. Another frame:
+#   --cfg-options data.train.dataset.data_root=DIR data.val.data_root=DIR data.test.data_root=DIR
+_base_ = [
+    './_base_/models/cmt_small.py', './_base_/datasets/real_frame.py', './_base_/schedules/cyclic_20e.py',
+    './_base_/default_runtime.py'
+]
+model = dict(pts_bbox_head=dict(enable_aqr=True))
+optimizer = dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.01)
+optimizer_config = dict(_delete_=True, grad_clip=dict(max_norm=35, norm_type=2))
+total_epochs = 6
+evaluation = dict(interval=6)
+checkpoint_config = dict(interval=6)
+log_config = dict(interval=10)
