@@ -1,0 +1,131 @@
+"""Reading checkpoints safely, and fitting their weights to a model with every difference accounted for."""
+import pickle
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from mmcv.parallel import is_module_wrapper
+from mmcv.runner.checkpoint import load_state_dict as load_matching_weights
+from mmcv.utils import print_log
+
+ROUTER_PREFIX = 'pts_bbox_head.aqr_router.'  # where all parameters live that AQR adds to a CMT model (design section 3)
+
+
+def read_checkpoint(path, map_location='cpu', trusted=False):
+    """Read a checkpoint file without running code hidden in it.
+
+    Args:
+        path (str | Path): a file, or an http(s) address, which is downloaded to torch's cache.
+        map_location: see `torch.load`.
+        trusted (bool): unpickle arbitrary Python objects as well. Only for files whose origin you trust.
+
+    Returns:
+        dict: as saved by mmcv, with at least `state_dict`; a bare state dict is wrapped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be read, needs `trusted`, or holds no state dict.
+    """
+    options = dict(map_location=map_location, weights_only=not trusted)
+    try:
+        if str(path).startswith(('http://', 'https://')):
+            checkpoint = torch.hub.load_state_dict_from_url(str(path), progress=False, **options)
+        elif not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f'checkpoint not found: {path}')
+        else:
+            checkpoint = torch.load(Path(path).expanduser(), **options)
+    except pickle.UnpicklingError as error:
+        if trusted:
+            raise ValueError(f'checkpoint {path} cannot be read: {error}') from error
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        raise ValueError(
+            f'checkpoint {path} is damaged or holds Python objects besides tensors and plain values'
+            f'{f" ({refused.group(1)})" if refused else ""}. Reading such objects can run code hidden in the file; if you '
+            'trust its origin, pass --trust-checkpoint (trusted=True)') from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f'checkpoint {path} cannot be read, it may be damaged: {error}') from error
+    if isinstance(checkpoint, dict) and 'state_dict' not in checkpoint:
+        checkpoint = dict(state_dict=checkpoint)
+    state_dict = checkpoint['state_dict'] if isinstance(checkpoint, dict) else checkpoint
+    if not isinstance(state_dict, dict) or not state_dict or not all(
+            isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise ValueError(f'checkpoint {path} holds no state dict (names and tensors), but a {type(state_dict).__name__}'
+                         f'{f" with keys {list(state_dict)[:5]}" if isinstance(state_dict, dict) else ""}')
+    checkpoint['state_dict'] = _without_wrapper_prefix(state_dict)
+    return checkpoint
+
+
+def _without_wrapper_prefix(state_dict, prefix='module.'):
+    """Drop the prefix of data-parallel wrappers from keys and from `_metadata`.
+
+    The metadata holds the format version of each module. Without it mmdet3d's sparse convolutions take their weights to be
+    in the axis order of spconv 1.x and permute them.
+    """
+    renamed = OrderedDict((key.removeprefix(prefix), value) for key, value in state_dict.items())
+    metadata = getattr(state_dict, '_metadata', None)
+    if metadata is not None:
+        renamed._metadata = OrderedDict(
+            (key.removeprefix(prefix) if key != prefix[:-1] else '', value) for key, value in metadata.items())
+    return renamed
+
+
+def _unwrapped(model):
+    return model.module if is_module_wrapper(model) else model
+
+
+def load_weights(model, state_dict, source='the state dict', router_missing_ok=False, drop_router=False, logger=None):
+    """Load weights into a model that must fit them exactly, but for the router in the two cases named here.
+
+    Args:
+        model (nn.Module): receives the weights; wrappers are looked through.
+        state_dict (dict): from `read_checkpoint`.
+        source (str): name of its origin for messages.
+        router_missing_ok (bool): a state dict without any router weights (a CMT checkpoint) fits an AQR model, whose router
+            keeps its initial, neutral weights.
+        drop_router (bool): leave out the router weights of an AQR checkpoint where the model has no router.
+        logger (logging.Logger): told about a missing or dropped router.
+
+    Raises:
+        ValueError: any other difference; lists all missing and unexpected keys and all shapes that differ.
+    """
+    model = _unwrapped(model)
+    own = model.state_dict()
+    own_router = {key: value for key, value in own.items() if key.startswith(ROUTER_PREFIX)}
+    given_router = [key for key in state_dict if key.startswith(ROUTER_PREFIX)]
+    fitted = OrderedDict(state_dict)
+    if hasattr(state_dict, '_metadata'):
+        fitted._metadata = state_dict._metadata
+    if own_router and not given_router and router_missing_ok:
+        fitted.update(own_router)
+        print_log(f'{source} has no router weights: the router stays as initialised (neutral)', logger)
+    if given_router and not own_router and drop_router:
+        for key in given_router:
+            del fitted[key]
+        print_log(f'the model has no router: dropped {len(given_router)} router weights of {source}', logger)
+    try:
+        model.load_state_dict(fitted, strict=True)
+    except RuntimeError as error:
+        hint = '' if hasattr(state_dict, '_metadata') else (
+            '\n\tThe file has no version metadata, so sparse convolutions were taken to be in the layout of spconv 1.x.')
+        if given_router and not own_router:
+            hint += '\n\tIts router weights can be left out with --drop-router (drop_router=True).'
+        raise ValueError(f'{source} does not fit the model. {error}{hint}') from error
+
+
+def load_pretrained(model, state_dict, source='the state dict', logger=None):
+    """Load what fits of a state dict, as for a pretrained backbone; what does not fit is logged (mmcv's `load_from`).
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    model = _unwrapped(model)
+    own = model.state_dict()
+    # Compared by size, because sparse convolutions of spconv 1.x are permuted while they load.
+    fitting = [key for key, value in state_dict.items() if key in own and own[key].numel() == value.numel()]
+    if not fitting:
+        raise ValueError(f'load_from: none of the {len(state_dict)} weights of {source} fits the model; its keys start with '
+                         f'{sorted({key.split(".")[0] for key in state_dict})}, the model\'s with '
+                         f'{sorted({key.split(".")[0] for key in own})}')
+    load_matching_weights(model, state_dict, strict=False, logger=logger)
+    print_log(f'loaded {len(fitting)} of {len(state_dict)} weights of {source}', logger)

@@ -1,0 +1,81 @@
+"""The epoch-based runner of the training tools: checkpoints are written atomically, read safely and resumed strictly."""
+import os.path as osp
+
+from mmcv.fileio import FileClient
+from mmcv.runner import RUNNERS, EpochBasedRunner
+
+from .atomic_file import atomic_path, atomic_symlink
+from .checkpoint import load_pretrained, load_weights, read_checkpoint
+
+
+@RUNNERS.register_module()
+class CheckpointSafeRunner(EpochBasedRunner):
+    """`EpochBasedRunner` whose checkpoints survive a kill at any moment and whose resumption leaves nothing out.
+
+    Args:
+        trust_checkpoint (bool): read checkpoints that hold arbitrary Python objects.
+        **kwargs: see `mmcv.runner.EpochBasedRunner`.
+    """
+
+    def __init__(self, *args, trust_checkpoint=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.trust_checkpoint = trust_checkpoint
+        self.meta = {**(self.meta or {}), 'world_size': self.world_size}
+
+    def save_checkpoint(self, out_dir, filename_tmpl='epoch_{}.pth', save_optimizer=True, meta=None, create_symlink=True):
+        """As mmcv's, but the file and the link `latest.pth` appear complete or not at all."""
+        if FileClient.parse_uri_prefix(out_dir) is not None:  # object stores write whole objects by themselves
+            super().save_checkpoint(out_dir, filename_tmpl, save_optimizer, meta, create_symlink)
+            return
+        filename = filename_tmpl.format(self.epoch + 1)
+        with atomic_path(osp.join(out_dir, filename)) as temporary:
+            super().save_checkpoint(out_dir, temporary.name, save_optimizer, meta, create_symlink=False)
+        if create_symlink:
+            atomic_symlink(filename, osp.join(out_dir, 'latest.pth'))
+
+    def load_checkpoint(self, filename, map_location='cpu'):
+        """Start from the weights of a checkpoint (`load_from`): what fits is loaded, the rest is logged.
+
+        Raises:
+            FileNotFoundError, ValueError: see `read_checkpoint` and `load_pretrained`.
+        """
+        checkpoint = read_checkpoint(filename, map_location, self.trust_checkpoint)
+        load_pretrained(self.model, checkpoint['state_dict'], filename, self.logger)
+        return checkpoint
+
+    def resume(self, checkpoint, resume_optimizer=True, map_location='cpu'):
+        """Go on where a checkpoint of this runner was written: weights, optimizer, counters, hooks' messages, RNG states.
+
+        Unlike mmcv's, it demands weights that fit exactly, does not execute the config text stored in the file, and
+        keeps this run's own config and environment in `meta`.
+
+        Args:
+            checkpoint (str): path of the file.
+            resume_optimizer (bool): restore the optimizer's state as well.
+            map_location: see `torch.load`; optimizers move their state to the device of their parameters.
+
+        Raises:
+            FileNotFoundError, ValueError: see `read_checkpoint` and `load_weights`; or the file was not written while
+                training.
+        """
+        path, checkpoint = checkpoint, read_checkpoint(checkpoint, map_location, self.trust_checkpoint)
+        needed = {'epoch', 'iter'} - set(checkpoint.get('meta') or {})
+        if needed or (resume_optimizer and self.optimizer is not None and 'optimizer' not in checkpoint):
+            raise ValueError(f'{path} cannot be resumed from: it holds weights but no {sorted(needed) or "optimizer state"}; '
+                             'to start a new training from its weights use --cfg-options load_from=FILE')
+        load_weights(self.model, checkpoint['state_dict'], path)
+        if resume_optimizer and isinstance(self.optimizer, dict):
+            for name, optimizer in self.optimizer.items():
+                optimizer.load_state_dict(checkpoint['optimizer'][name])
+        elif resume_optimizer and self.optimizer is not None:
+            self.optimizer.load_state_dict(checkpoint['optimizer'])
+
+        meta = checkpoint['meta']
+        self._epoch, self._iter = meta['epoch'], meta['iter']
+        previous_world_size = meta.get('world_size', self.world_size)
+        if previous_world_size != self.world_size:  # the same epoch has another number of iterations
+            self._iter = self._iter * previous_world_size // self.world_size
+            self.logger.info(f'{path} was written by {previous_world_size} processes, now {self.world_size}: '
+                             f'iteration {meta["iter"]} becomes {self._iter}')
+        self.meta = {**meta, **self.meta, 'hook_msgs': meta.get('hook_msgs', {})}
+        self.logger.info(f'resumed from {path}: epoch {self.epoch}, iteration {self.iter}')

@@ -1,0 +1,170 @@
+"""Training: from a config to checkpoints and logs, on CUDA or CPU, in one process or several."""
+import copy
+import inspect
+import os.path as osp
+import random
+import time
+from functools import partial
+
+import mmcv
+import mmdet
+import mmdet3d
+import mmseg
+import numpy as np
+import torch
+from mmcv.runner import DistSamplerSeedHook, Fp16OptimizerHook, build_optimizer, build_runner, get_dist_info
+from mmdet3d.datasets import build_dataset
+from mmdet3d.models import build_model
+from mmdet3d.utils import collect_env
+from mmdet.apis.train import auto_scale_lr
+from mmdet.core import DistEvalHook, EvalHook
+from mmdet.datasets import build_dataloader
+from mmdet.utils import compat_cfg, find_latest_checkpoint, get_root_logger, setup_multi_processes
+
+from .atomic_file import atomic_path
+from .distributed import check_gpu_collect, default_device, init_distributed, seed_everything, wrap_model
+from .runner import CheckpointSafeRunner
+
+
+def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deterministic=False, validate=True,
+                   trust_checkpoint=False):
+    """Train the model of a config and write config, logs and checkpoints to its work directory.
+
+    Args:
+        cfg (mmcv.Config): from `load_config`; `cfg.work_dir` defaults to ./work_dirs/<name>, `cfg.gpu_ids` to [0].
+        name (str): file name of the config, for the work directory and the logs.
+        launcher (str): see `init_distributed`.
+        seed, diff_seed, deterministic: see `seed_everything`.
+        validate (bool): evaluate during training as `cfg.evaluation` says.
+        trust_checkpoint (bool): see `read_checkpoint`.
+
+    Raises:
+        FileNotFoundError: a checkpoint to start from does not exist.
+        ValueError: settings that contradict one another or that cannot be served.
+    """
+    cfg = _consistent_config(cfg)
+    setup_multi_processes(cfg)
+    torch.backends.cudnn.benchmark = cfg.get('cudnn_benchmark', False)
+    cfg.work_dir = cfg.work_dir or osp.join('./work_dirs', osp.splitext(name)[0])
+    if cfg.resume_from is None and cfg.get('auto_resume'):
+        cfg.resume_from = find_latest_checkpoint(cfg.work_dir)
+    start_from = cfg.resume_from or cfg.load_from
+    if start_from and '://' not in start_from and not osp.isfile(start_from):
+        raise FileNotFoundError(f'{"resume_from" if cfg.resume_from else "load_from"}: no such checkpoint: {start_from} '
+                                '(--cfg-options load_from=None trains without one)')
+
+    distributed = init_distributed(launcher, **cfg.get('dist_params', {}))
+    rank, world_size = get_dist_info()
+    cfg.device = default_device()
+    if distributed:
+        cfg.gpu_ids = list(range(world_size))
+
+    timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
+    mmcv.mkdir_or_exist(osp.abspath(cfg.work_dir))
+    logger = get_root_logger(osp.join(cfg.work_dir, f'{timestamp}.log'), cfg.get('log_level', 'INFO'))
+    cfg.seed = seed_everything(seed, diff_seed, deterministic)
+    if rank == 0:
+        with atomic_path(osp.join(cfg.work_dir, name)) as temporary:
+            cfg.dump(str(temporary))
+    environment = '\n'.join(f'{key}: {value}' for key, value in collect_env().items())
+    logger.info(f'Environment:\n{environment}')
+    logger.info(f'Processes: {world_size}, device: {cfg.device}, seed: {cfg.seed}, deterministic: {deterministic}')
+    logger.info(f'Config:\n{cfg.pretty_text}')
+
+    datasets = [build_dataset(cfg.data.train)]
+    if len(cfg.workflow) == 2:  # losses on validation data: they need the training pipeline and its annotations
+        train_cfg = cfg.data.train
+        while 'dataset' in train_cfg:
+            train_cfg = train_cfg.dataset
+        datasets.append(build_dataset({**copy.deepcopy(cfg.data.val), 'pipeline': train_cfg.pipeline, 'test_mode': False}))
+    model = build_model(cfg.model, train_cfg=cfg.get('train_cfg'), test_cfg=cfg.get('test_cfg'))
+    model.init_weights()
+    model.CLASSES = datasets[0].CLASSES
+    logger.info(f'Model:\n{model}')
+
+    runner = _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(
+        env_info=environment, config=cfg.pretty_text, seed=cfg.seed, exp_name=name))
+    if validate:
+        _register_evaluation(runner, cfg, distributed)
+    if cfg.resume_from:
+        runner.resume(cfg.resume_from)
+    elif cfg.load_from:
+        runner.load_checkpoint(cfg.load_from)
+    runner.run([_build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
+
+
+def _consistent_config(cfg):
+    """A copy of the config in mmdet's current form; contradictions raise."""
+    runner = cfg.get('runner')
+    if runner is not None and cfg.get('total_epochs') not in (None, runner.get('max_epochs')):
+        raise ValueError(f'total_epochs={cfg.total_epochs} and runner.max_epochs={runner.get("max_epochs")} contradict each '
+                         'other; set both alike')
+    cfg = compat_cfg(cfg)
+    if cfg.runner.type not in ('EpochBasedRunner', CheckpointSafeRunner.__name__):
+        raise ValueError(f'runner.type must be EpochBasedRunner, got {cfg.runner.type!r}')
+    if len(cfg.workflow) not in (1, 2):
+        raise ValueError(f'workflow must have 1 or 2 entries such as [("train", 1)], got {cfg.workflow}')
+    cfg.setdefault('gpu_ids', [0])
+    return cfg
+
+
+def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta):
+    model = wrap_model(model, distributed, cfg.gpu_ids[0], cfg.get('find_unused_parameters', False))
+    auto_scale_lr(cfg, distributed, logger)
+    runner = build_runner(
+        {**cfg.runner, 'type': CheckpointSafeRunner.__name__},
+        dict(model=model, optimizer=build_optimizer(model, cfg.optimizer), work_dir=cfg.work_dir, logger=logger, meta=meta,
+             trust_checkpoint=trust_checkpoint))
+    runner.timestamp = timestamp  # text and JSON log get the same name
+
+    cfg = copy.deepcopy(cfg)  # registering takes the entries apart
+    optimizer_config = cfg.optimizer_config
+    if cfg.get('fp16') is not None:
+        optimizer_config = Fp16OptimizerHook(**optimizer_config, **cfg.fp16, distributed=distributed)
+    checkpoint_config = cfg.checkpoint_config
+    if checkpoint_config is not None:
+        checkpoint_config['meta'] = dict(
+            mmdet_version=mmdet.__version__, mmseg_version=mmseg.__version__, mmdet3d_version=mmdet3d.__version__)
+    runner.register_training_hooks(
+        cfg.lr_config, optimizer_config, checkpoint_config, cfg.log_config, cfg.get('momentum_config'),
+        custom_hooks_config=cfg.get('custom_hooks'))
+    runner.register_hook_from_cfg(dict(type='RNGStateHook', priority='LOWEST'))
+    if distributed:
+        runner.register_hook(DistSamplerSeedHook())
+    return runner
+
+
+def _build_train_loader(dataset, cfg, distributed, logger):
+    options = {
+        **dict(samples_per_gpu=2, workers_per_gpu=2, num_gpus=1, dist=distributed, seed=cfg.seed),
+        **cfg.data.get('train_dataloader', {})
+    }
+    if options.get('persistent_workers'):
+        logger.warning('persistent_workers=True: random states of workers outlive an epoch and cannot be saved; a resumed '
+                       'run will not repeat the interrupted one exactly')
+    loader = build_dataloader(dataset, **options)
+    # mmdet seeds workers alike at every epoch, which repeats the augmentation of each epoch in the next one.
+    loader.worker_init_fn = partial(_seed_worker, rank=get_dist_info()[0])
+    return loader
+
+
+def _seed_worker(worker_id, rank):
+    """Tell the workers of different processes apart; torch has seeded them by epoch and `worker_id` already."""
+    words = np.random.SeedSequence([torch.initial_seed(), rank]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.manual_seed(int(words[2]))
+
+
+def _register_evaluation(runner, cfg, distributed):
+    dataset = build_dataset(cfg.data.val, dict(test_mode=True))
+    options = dict(samples_per_gpu=1, workers_per_gpu=2, dist=distributed, shuffle=False)
+    loader = build_dataloader(dataset, **{**options, **cfg.data.get('val_dataloader', {})})
+    evaluation = cfg.get('evaluation', {})
+    check_gpu_collect(evaluation.get('gpu_collect', False))
+    hook = (DistEvalHook if distributed else EvalHook)(loader, by_epoch=True, **evaluation)
+    try:  # now, not after the first epochs
+        inspect.signature(dataset.evaluate).bind(None, logger=None, **hook.eval_kwargs)
+    except TypeError as error:
+        raise ValueError(f'evaluation: {type(dataset).__name__}.evaluate does not take {hook.eval_kwargs}: {error}') from error
+    runner.register_hook(hook, priority='LOW')
