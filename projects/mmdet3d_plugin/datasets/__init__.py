@@ -1,0 +1,6 @@
+from . import pipelines  # noqa: F401  (registration)
+from .custom_nuscenes_dataset import CustomNuScenesDataset
+from .frame_folder_dataset import FrameFolderDataset
+from .unified_database_sampler import UnifiedDataBaseSampler
+
+__all__ = ['CustomNuScenesDataset', 'FrameFolderDataset', 'UnifiedDataBaseSampler']

@@ -1,0 +1,68 @@
+"""Matrices between the LiDAR frame, the camera frames and their images; all float64.
+
+Names and directions: ``lidar2cam`` (4, 4) takes homogeneous LiDAR coordinates (x, y, z, 1) in metres to camera
+coordinates, ``cam_intrinsic`` (4, 4) takes these to (u * depth, v * depth, depth, 1) with u, v in pixels, and
+``lidar2img = cam_intrinsic @ lidar2cam``. Pixel coordinates are continuous: pixel (i, j) covers [j, j + 1) x [i, i + 1).
+"""
+import numpy as np
+
+
+def as_homogeneous(matrix):
+    """Put a (3, 3), (3, 4) or (4, 4) matrix into the upper left corner of a new (4, 4) identity.
+
+    Raises:
+        ValueError: if the matrix has another shape.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if matrix.shape not in ((3, 3), (3, 4), (4, 4)):
+        raise ValueError(f'matrix must have shape (3, 3), (3, 4) or (4, 4), got {matrix.shape}')
+    padded = np.eye(4)
+    padded[:matrix.shape[0], :matrix.shape[1]] = matrix
+    return padded
+
+
+def camera_matrices(lidar2cam, cam_intrinsic):
+    """Collect the calibration of V cameras under the keys that the pipelines read.
+
+    Args:
+        lidar2cam (Sequence[array]): V matrices that :func:`as_homogeneous` accepts.
+        cam_intrinsic (Sequence[array]): V intrinsics that :func:`as_homogeneous` accepts.
+
+    Returns:
+        dict[str, list[np.ndarray]]: ``lidar2img``, ``lidar2cam`` and ``cam_intrinsic``, V (4, 4) arrays each.
+    """
+    lidar2cam = [as_homogeneous(m) for m in lidar2cam]
+    cam_intrinsic = [as_homogeneous(m) for m in cam_intrinsic]
+    lidar2img = [intrinsic @ extrinsic for intrinsic, extrinsic in zip(cam_intrinsic, lidar2cam)]
+    return dict(lidar2img=lidar2img, lidar2cam=lidar2cam, cam_intrinsic=cam_intrinsic)
+
+
+def project(points, lidar2img):
+    """Project LiDAR points into one image.
+
+    Args:
+        points (np.ndarray): (..., 3), metres.
+        lidar2img (np.ndarray): (4, 4).
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: pixels (u, v) (..., 2), NaN for points that are not in front of the camera, and
+        depth (...), metres.
+    """
+    lidar2img = np.asarray(lidar2img, dtype=np.float64)
+    scaled = np.asarray(points, dtype=np.float64) @ lidar2img[:3, :3].T + lidar2img[:3, 3]
+    depth = scaled[..., 2]
+    pixels = np.full(scaled.shape[:-1] + (2, ), np.nan)
+    np.divide(scaled[..., :2], depth[..., None], out=pixels, where=(depth > 0)[..., None])
+    return pixels, depth
+
+
+def follow_lidar_motion(results, motion):
+    """Keep the calibration true after the LiDAR frame's content was moved by ``motion`` (4, 4).
+
+    A moved point must project to where it projected before, so ``lidar2img`` and ``lidar2cam`` are followed by the
+    inverse motion. Both lists are replaced, never written to; a sample without cameras has neither.
+    """
+    undo = np.linalg.inv(np.asarray(motion, dtype=np.float64))
+    for key in ('lidar2img', 'lidar2cam'):
+        if key in results:
+            results[key] = [np.asarray(matrix, dtype=np.float64) @ undo for matrix in results[key]]

@@ -1,0 +1,60 @@
+import copy
+
+import numpy as np
+from mmdet3d.datasets import NuScenesDataset
+from mmdet.datasets import DATASETS
+
+from .camera_geometry import as_homogeneous, camera_matrices
+
+
+@DATASETS.register_module()
+class CustomNuScenesDataset(NuScenesDataset):
+    """nuScenes with the full calibration of every camera in each sample.
+
+    :class:`mmdet3d.datasets.NuScenesDataset` gives ``lidar2img`` alone; the image transforms of CMT also need the two
+    matrices it consists of.
+
+    Args:
+        return_gt_info (bool): Add a copy of the sample's info record as ``info``; the ground-truth database is made
+            from it.
+        *args, **kwargs: See :class:`mmdet3d.datasets.NuScenesDataset`.
+    """
+
+    def __init__(self, *args, return_gt_info=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.return_gt_info = return_gt_info
+
+    def get_data_info(self, index):
+        """Describe one sample to the pipeline.
+
+        Returns:
+            dict: The parent's keys (``sample_idx``, ``pts_filename``, ``sweeps``, ``timestamp`` (s), in training
+            ``ann_info``) and ``img_sweeps``, ``radar_info`` (None where the info file has none). With cameras, lists
+            over views: ``img_filename``, ``img_timestamp`` (s), ``lidar2img``, ``lidar2cam``, ``cam_intrinsic``
+            ((4, 4) float64 each).
+        """
+        data_info = super().get_data_info(index)
+        info = self.data_infos[index]
+        data_info.update(img_sweeps=info.get('img_sweeps'), radar_info=info.get('radars'))
+        if self.modality['use_camera']:
+            cameras = list(info['cams'].values())
+            data_info.update(
+                img_timestamp=[camera['timestamp'] / 1e6 for camera in cameras],
+                **camera_matrices([_lidar2cam(camera) for camera in cameras],
+                                  [camera['cam_intrinsic'] for camera in cameras]))
+        if self.return_gt_info:
+            data_info['info'] = copy.deepcopy(info)
+        return data_info
+
+    def get_ann_info(self, index):
+        """The parent's annotations, with integer labels also where a sample has no box (there they come as float64)."""
+        annotations = super().get_ann_info(index)
+        annotations['gt_labels_3d'] = annotations['gt_labels_3d'].astype(np.int64)
+        return annotations
+
+
+def _lidar2cam(camera):
+    """LiDAR to camera (4, 4) from an info record's ``sensor2lidar_rotation`` (3, 3) and ``_translation`` (3,)."""
+    cam2lidar = as_homogeneous(camera['sensor2lidar_rotation'])
+    cam2lidar[:3, 3] = camera['sensor2lidar_translation']
+    return np.linalg.inv(cam2lidar)

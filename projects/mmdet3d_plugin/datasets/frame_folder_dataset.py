@@ -1,0 +1,253 @@
+import os.path as osp
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmcv.utils import print_log
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
+from mmdet3d.datasets import Custom3DDataset
+from mmdet.datasets import DATASETS
+
+from .camera_geometry import camera_matrices
+
+_NOT_USED = -1
+
+
+@DATASETS.register_module()
+class FrameFolderDataset(Custom3DDataset):
+    """Frames given as files in one directory: images, LiDAR points and an info file in mmdet3d 1.1 format.
+
+    It feeds the same pipelines as :class:`CustomNuScenesDataset`. A frame has no earlier sweeps (``sweeps`` is empty).
+
+    Args:
+        data_root (str): The directory; file names in the info file are relative to it.
+        ann_file (str | None): The info file; default: the only ``*.pkl`` in ``data_root``. It is a pickle: load only
+            files that you trust, unpickling runs code.
+        pipeline (list[dict] | None): Data pipeline.
+        classes (Sequence[str] | str | None): Class names in the order of the labels, or a file that lists them; default:
+            the categories of the info file in its order. Boxes of other categories, and of label -1 in the info file
+            ("not evaluated"), are left out.
+        modality (dict | None): ``use_lidar``, ``use_camera``...; default: LiDAR and cameras.
+        box_type_3d (str): Only 'LiDAR'.
+        filter_empty_gt (bool): In training, draw another frame in place of one without boxes.
+        test_mode (bool): Leave ``ann_info`` out of the samples.
+        with_velocity (bool): Boxes have 9 numbers instead of 7. As in mmdet3d's nuScenes dataset an unknown velocity
+            (NaN) becomes 0.
+        min_lidar_points (int): Leave out boxes with fewer LiDAR points than this.
+
+    Raises:
+        FileNotFoundError: if the directory, the info file, or a file that it names does not exist.
+        ValueError: if the info file cannot be chosen or is not in mmdet3d 1.1 format, ``classes`` has a name unknown to
+            it, or ``filter_empty_gt`` would leave no frame to train on.
+    """
+    CLASSES = ()
+
+    def __init__(self,
+                 data_root,
+                 ann_file=None,
+                 pipeline=None,
+                 classes=None,
+                 modality=None,
+                 box_type_3d='LiDAR',
+                 filter_empty_gt=False,
+                 test_mode=False,
+                 with_velocity=True,
+                 min_lidar_points=0):
+        if not osp.isdir(data_root):
+            raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for the directory of frames')
+        if box_type_3d != 'LiDAR':
+            raise ValueError(f"box_type_3d must be 'LiDAR', got {box_type_3d!r}")
+        if min_lidar_points < 0:
+            raise ValueError(f'min_lidar_points must be >= 0, got {min_lidar_points}')
+        self.with_velocity = with_velocity
+        self.min_lidar_points = min_lidar_points
+        super().__init__(
+            data_root,
+            _the_info_file(data_root) if ann_file is None else _existing(ann_file, 'the info file (ann_file)'),
+            pipeline=pipeline,
+            classes=classes,
+            modality=modality or dict(use_lidar=True, use_camera=True),
+            box_type_3d=box_type_3d,
+            filter_empty_gt=filter_empty_gt,
+            test_mode=test_mode)
+        if filter_empty_gt and not test_mode and not any(self.get_cat_ids(i) for i in range(len(self))):
+            raise ValueError(f'filter_empty_gt=True leaves no frame of {self.ann_file}: no box of {list(self.CLASSES)} '
+                             f'with >= {min_lidar_points} LiDAR points')
+
+    def load_annotations(self, ann_file):
+        """Load the info file, check that all files it names exist, and settle the classes.
+
+        Returns:
+            list[dict]: One record per frame.
+        """
+        with ann_file:
+            content = mmcv.load(ann_file, file_format='pkl')
+        if not isinstance(content, dict) or not {'metainfo', 'data_list'} <= set(content):
+            raise ValueError(f'{self.ann_file} is not in mmdet3d 1.1 info format: it lacks metainfo or data_list')
+        categories = content['metainfo']['categories']
+        self.CLASSES = tuple(self.CLASSES or sorted(categories, key=categories.get))
+        unknown = sorted(set(self.CLASSES) - set(categories))
+        if unknown:
+            raise ValueError(f'classes {unknown} are unknown to {self.ann_file}, which has {sorted(categories)}')
+        self.cat2id = {name: label for label, name in enumerate(self.CLASSES)}
+        self._label_of_category = {index: self.cat2id.get(name, _NOT_USED) for name, index in categories.items()}
+        for info in content['data_list']:
+            self._lidar_path(info)
+            if self.modality['use_camera']:
+                self._image_paths(info)
+        return content['data_list']
+
+    def _lidar_path(self, info):
+        return _existing(osp.join(self.data_root, info['lidar_points']['lidar_path']), 'the LiDAR points of a frame')
+
+    def _image_paths(self, info):
+        return [
+            _existing(osp.join(self.data_root, camera['img_path']), f'the {name} image of a frame')
+            for name, camera in info['images'].items()
+        ]
+
+    def get_data_info(self, index):
+        """Describe one frame to the pipeline, with the keys of :meth:`CustomNuScenesDataset.get_data_info`."""
+        info = self.data_infos[index]
+        data_info = dict(
+            sample_idx=info.get('token', info['sample_idx']),
+            pts_filename=self._lidar_path(info),
+            sweeps=[],
+            timestamp=info['timestamp'],
+            img_sweeps=None,
+            radar_info=None)
+        if self.modality['use_camera']:
+            cameras = list(info['images'].values())
+            data_info.update(
+                img_filename=self._image_paths(info),
+                img_timestamp=[camera.get('timestamp', info['timestamp']) for camera in cameras],
+                **camera_matrices([camera['lidar2cam'] for camera in cameras],
+                                  [camera['cam2img'] for camera in cameras]))
+        if not self.test_mode:
+            data_info['ann_info'] = self.get_ann_info(index)
+        return data_info
+
+    def get_ann_info(self, index):
+        """Ground truth of one frame: G boxes.
+
+        Returns:
+            dict: ``gt_bboxes_3d`` (LiDARInstance3DBoxes, (G, 9) or (G, 7)), ``gt_labels_3d`` (G,) int64, ``gt_names``
+            (G,) str, ``num_lidar_pts`` (G,) int64.
+        """
+        used = [(label, instance) for label, instance in self._labelled_instances(index) if label != _NOT_USED]
+        instances = [instance for _, instance in used]
+        labels = np.array([label for label, _ in used], dtype=np.int64)
+        boxes = np.array([instance['bbox_3d'] for instance in instances], dtype=np.float32).reshape(-1, 7)
+        if self.with_velocity:
+            velocities = np.array([instance['velocity'] for instance in instances], dtype=np.float32).reshape(-1, 2)
+            boxes = np.concatenate([boxes, np.where(np.isnan(velocities), 0, velocities)], axis=1)  # (G, 9)
+        return dict(
+            gt_bboxes_3d=LiDARInstance3DBoxes(boxes, box_dim=boxes.shape[1], origin=(0.5, 0.5, 0.5)),
+            gt_labels_3d=labels,
+            gt_names=np.array(self.CLASSES)[labels],
+            num_lidar_pts=np.array([instance['num_lidar_pts'] for instance in instances], dtype=np.int64))
+
+    def _labelled_instances(self, index):
+        """Pairs (label or -1, instance) of a frame's annotations that have enough LiDAR points."""
+        for instance in self.data_infos[index]['instances']:
+            if instance['num_lidar_pts'] >= self.min_lidar_points:
+                yield self._label_of_category.get(instance['bbox_label_3d'], _NOT_USED), instance
+
+    def get_cat_ids(self, index):
+        """Labels that occur in a frame; the class-balancing dataset wrappers ask for them."""
+        return sorted({label for label, _ in self._labelled_instances(index)} - {_NOT_USED})
+
+    def evaluate(self, results, metric='bbox', logger=None, max_distance=2.0, min_lidar_points=5, score_thr=0.0,
+                 max_detections=300):
+        """Recall of ground-truth boxes and how far the found centres are off.
+
+        In every frame detections claim, in the order of their scores, the nearest box of their class that is still
+        free and whose centre is at most ``max_distance`` away in BEV (the matching of the nuScenes benchmark).
+
+        Args:
+            results (list[dict]): One per frame, ``boxes_3d``, ``scores_3d`` and ``labels_3d``, or these under
+                ``pts_bbox``.
+            metric (str | list[str]): Only 'bbox'.
+            logger (logging.Logger | str | None): Where the result is printed.
+            max_distance (float): Metres.
+            min_lidar_points (int): Only ground truth with at least so many LiDAR points is asked for.
+            score_thr (float): Detections with a lower score are ignored.
+            max_detections (int): Only so many detections per frame, those with the highest scores, are looked at.
+
+        Returns:
+            dict[str, float]: ``recall`` in [0, 1], ``mean_centre_error`` (m, over the boxes found), ``num_gt``,
+            ``num_detections`` (that passed both limits, mean per frame). Recall and error are NaN where there is nothing
+            to average.
+
+        Raises:
+            ValueError: if ``results`` does not have one entry per frame, or ``metric`` is unknown.
+        """
+        if metric not in ('bbox', ['bbox']):
+            raise ValueError(f"metric must be 'bbox', got {metric!r}")
+        if len(results) != len(self):
+            raise ValueError(f'results must have one entry for each of the {len(self)} frames, got {len(results)}')
+        errors, num_detections = [], 0
+        for index, result in enumerate(results):
+            truth = self.get_ann_info(index)
+            asked = truth['num_lidar_pts'] >= min_lidar_points
+            centres, labels = _best_detections(result.get('pts_bbox', result), score_thr, max_detections)
+            num_detections += len(centres)
+            errors.append(
+                centre_errors(centres, labels, truth['gt_bboxes_3d'].gravity_center.numpy()[asked],
+                              truth['gt_labels_3d'][asked], max_distance))
+        errors = np.concatenate(errors)
+        found = np.isfinite(errors)
+        summary = dict(
+            recall=float(found.mean()) if len(errors) else float('nan'),
+            mean_centre_error=float(errors[found].mean()) if found.any() else float('nan'),
+            num_gt=float(len(errors)),
+            num_detections=num_detections / len(self))
+        print_log(
+            f"{found.sum()} of {len(errors)} boxes with >= {min_lidar_points} LiDAR points found within {max_distance} m: "
+            f"recall {summary['recall']:.3f}, mean centre error {summary['mean_centre_error']:.3f} m", logger)
+        return summary
+
+
+def centre_errors(centres, labels, gt_centres, gt_labels, max_distance):
+    """BEV distance (m) of each ground-truth box to the detection that claims it, NaN where none does.
+
+    Args:
+        centres (np.ndarray): (D, 2 or 3) centres of detections, highest score first.
+        labels (np.ndarray): (D,) their classes.
+        gt_centres (np.ndarray): (G, 2 or 3).
+        gt_labels (np.ndarray): (G,).
+        max_distance (float): Metres.
+
+    Returns:
+        np.ndarray: (G,).
+    """
+    errors = np.full(len(gt_centres), np.nan)
+    for centre, label in zip(centres, labels):
+        distances = np.linalg.norm(gt_centres[:, :2] - centre[:2], axis=1)  # (G,)
+        distances[(gt_labels != label) | np.isfinite(errors)] = np.inf
+        if distances.min(initial=np.inf) <= max_distance:
+            errors[distances.argmin()] = distances.min()
+    return errors
+
+
+def _best_detections(detections, score_thr, max_detections):
+    """Centres (D, 3) and labels (D,) of the detections that count, highest score first."""
+    scores = detections['scores_3d'].cpu().numpy()
+    order = np.argsort(-scores, kind='stable')[:max_detections]
+    order = order[scores[order] >= score_thr]
+    return detections['boxes_3d'].gravity_center.cpu().numpy()[order], detections['labels_3d'].cpu().numpy()[order]
+
+
+def _existing(path, role):
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'{path} does not exist; looked for {role}')
+    return path
+
+
+def _the_info_file(data_root):
+    candidates = sorted(map(str, Path(data_root).glob('*.pkl')))
+    if not candidates:
+        raise FileNotFoundError(f'no *.pkl in {data_root}; looked for the info file, name it with ann_file')
+    if len(candidates) > 1:
+        raise ValueError(f'ann_file must be given: {data_root} has several *.pkl, {candidates}')
+    return candidates[0]
