@@ -1,0 +1,185 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
+
+
+def loop_oracle(lidar_weights, camera_weights, pts_idx, cells, seen, bev_shape, view_shape, alpha, windows):
+    """The definition, one number at a time. ``windows`` is None in global mode."""
+    (height, width), (views, h, w) = bev_shape, view_shape
+    batch, num_query = lidar_weights.shape
+    bias = torch.zeros(batch, num_query, height * width + views * h * w, dtype=lidar_weights.dtype)
+    for b in range(batch):
+        for q in range(num_query):
+            lidar, camera = ((float(x[b, q]) - 0.5) * 2 * alpha for x in (lidar_weights, camera_weights))
+            token = 0
+            for row in range(height):
+                for col in range(width):
+                    factor = 1.0
+                    if windows:
+                        center = divmod(int(pts_idx[b, q]), width)
+                        dist = math.hypot(row - center[0], col - center[1])
+                        factor = max(0.0, 1 - dist / (windows['lidar'] / 2)) if pts_idx[b, q] >= 0 else 0.0
+                    bias[b, q, token] = lidar * factor
+                    token += 1
+            for view in range(views):
+                for row in range(h):
+                    for col in range(w):
+                        factor = 1.0
+                        if windows:
+                            dist = math.hypot(row - int(cells[b, q, view, 0]), col - int(cells[b, q, view, 1]))
+                            factor = max(0.0, 1 - dist / (windows['camera'] / 2)) if seen[b, q, view] else 0.0
+                        bias[b, q, token] = camera * factor
+                        token += 1
+    return bias
+
+
+@st.composite
+def cases(draw):
+    size = st.integers(1, 6)
+    batch, num_query = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    bev_shape, view_shape = (draw(size), draw(size)), (draw(st.integers(1, 3)), draw(size), draw(size))
+    weight = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0]))
+    weights = [torch.tensor(draw(st.lists(weight, min_size=batch * num_query, max_size=batch * num_query)),
+                            dtype=torch.float64).view(batch, num_query) for _ in range(2)]
+    index = st.integers(-1, bev_shape[0] * bev_shape[1] - 1)
+    pts_idx = torch.tensor([[draw(index) for _ in range(num_query)] for _ in range(batch)])
+    seen = torch.tensor(draw(st.lists(st.booleans(), min_size=batch * num_query * view_shape[0],
+                                      max_size=batch * num_query * view_shape[0]))).view(batch, num_query, view_shape[0])
+    cells = torch.tensor([[draw(st.integers(0, view_shape[1] - 1)), draw(st.integers(0, view_shape[2] - 1))]
+                          for _ in range(seen.numel())]).view(*seen.shape, 2)
+    cells[~seen] = -1
+    windows = dict(lidar=draw(st.sampled_from([1, 3, 5, 7, 15])), camera=draw(st.sampled_from([1, 3, 5, 7, 15])))
+    return weights, pts_idx, cells, seen, bev_shape, view_shape, draw(st.sampled_from([0.0, 1.0, 3.0, 5.0, 10.0])), windows
+
+
+def build(**kwargs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('warnings.warn', lambda *args, **kw: None)  # small windows are on purpose here
+        return AttentionBiasGenerator(**kwargs)
+
+
+@given(cases(), st.booleans())
+def test_equals_loop_oracle(case, local):
+    (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
+    generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha, use_local_bias=local,
+                      local_window_size=windows)
+    bias = generator(lidar, camera, pts_idx, cells, seen)
+    expected = loop_oracle(lidar, camera, pts_idx, cells, seen, bev_shape, view_shape, alpha, windows if local else None)
+    torch.testing.assert_close(bias, expected)
+    assert bias.abs().max() <= alpha
+
+
+@given(cases())
+def test_single_view_form_is_a_special_case(case):
+    (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
+    first = seen.int().argmax(dim=2)  # (B, Q) the first view that sees the query
+    single = torch.cat([first.unsqueeze(-1), cells.gather(2, first[..., None, None].expand(-1, -1, 1, 2)).squeeze(2)], dim=-1)
+    single[~seen.any(dim=2)] = -1
+    only_first = seen & (torch.arange(view_shape[0]) == first.unsqueeze(-1))
+    generator = build(bias_strength=alpha, use_local_bias=True, local_window_size=windows)
+    shapes = dict(bev_feature_shape=bev_shape, pers_feature_shape=view_shape)
+    torch.testing.assert_close(generator(lidar, camera, pts_idx, single, **shapes),
+                               generator(lidar, camera, pts_idx, cells, only_first, **shapes))
+
+
+@given(cases())
+def test_gradient_of_weights(case):
+    (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
+    generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha, use_local_bias=True,
+                      local_window_size=windows)
+    # Away from 0 and 1, so that the numeric gradient stays inside the allowed weights.
+    lidar, camera = ((x * 0.8 + 0.1).requires_grad_() for x in (lidar, camera))
+    assert torch.autograd.gradcheck(lambda a, b: generator(a, b, pts_idx, cells, seen), (lidar, camera))
+
+
+def test_neutral_and_extreme_weights():
+    generator = AttentionBiasGenerator((2, 3), (1, 2, 2), bias_strength=5.0)
+    bias = generator(torch.tensor([[0.5, 1.0, 0.0]]), torch.tensor([[0.5, 0.0, 1.0]]))
+    assert bias.shape == (1, 3, 10)
+    assert (bias[0, 0] == 0).all()
+    assert (bias[0, 1, :6] == 5).all() and (bias[0, 1, 6:] == -5).all()
+    assert (bias[0, 2, :6] == -5).all() and (bias[0, 2, 6:] == 5).all()
+
+
+def test_local_without_indices_is_global():
+    weights = torch.rand(2, 4), torch.rand(2, 4)
+    local = AttentionBiasGenerator((3, 3), (2, 2, 2), use_local_bias=True)
+    glob = AttentionBiasGenerator((3, 3), (2, 2, 2))
+    assert torch.equal(local(*weights), glob(*weights))
+    with_lidar_only = local(*weights, pts_idx=torch.full((2, 4), -1))
+    assert (with_lidar_only[..., :9] == 0).all() and torch.equal(with_lidar_only[..., 9:], glob(*weights)[..., 9:])
+
+
+def test_windows_do_not_wrap_around_rows_or_views():
+    generator = AttentionBiasGenerator((4, 4), (2, 3, 3), use_local_bias=True, local_window_size=5)
+    one = torch.ones(1, 1)
+    bias = generator(one, one, torch.tensor([[3]]), torch.tensor([[[0, 2, 2]]]))[0, 0]
+    bev, views = bias[:16].view(4, 4), bias[16:].view(2, 3, 3)
+    assert bev[0, 3] == 5 and (bev[:, 0] == 0).all() and (bev[3] == 0).all()
+    assert views[0, 2, 2] == 5 and (views[1] == 0).all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    generator = AttentionBiasGenerator((5, 5), (1, 3, 3), use_local_bias=True)
+    weights = torch.rand(1, 6, dtype=torch.float64)
+    idx, cells = torch.arange(6).view(1, 6), torch.zeros(1, 6, 3, dtype=torch.long)
+    half = generator(weights.to(dtype), weights.to(dtype), idx, cells)
+    assert half.dtype == dtype
+    torch.testing.assert_close(half.double(), generator(weights, weights, idx, cells), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize('strength', [-1, math.inf, math.nan, '5', True, None])
+def test_bad_strength(strength):
+    with pytest.raises(ValueError, match='bias_strength'):
+        AttentionBiasGenerator(bias_strength=strength)
+
+
+@pytest.mark.parametrize('window', [0, 4, -3, 2.0, '15', True, dict(lidar=5), dict(lidar=5, camera=4)])
+def test_bad_window(window):
+    with pytest.raises(ValueError, match='local_window_size'):
+        AttentionBiasGenerator(local_window_size=window)
+
+
+@pytest.mark.parametrize('kwargs', [dict(bias_strength=0.5), dict(bias_strength=20),
+                                    dict(use_local_bias=True, local_window_size=27)])
+def test_unusual_values_warn_once(kwargs):
+    with pytest.warns(UserWarning, match='recommended') as caught:
+        generator = AttentionBiasGenerator((2, 2), (1, 2, 2), **kwargs)
+        for _ in range(2):
+            generator(torch.rand(1, 1), torch.rand(1, 1), torch.zeros(1, 1, dtype=torch.long))
+    assert len(caught) == 1
+
+
+ONE = torch.full((1, 1), 0.7)
+IDX = torch.zeros(1, 1, dtype=torch.long)
+CELL = torch.zeros(1, 1, 2, 2, dtype=torch.long)
+SEEN = torch.ones(1, 1, 2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize('args, error, name', [
+    ((ONE + 0.5, ONE), ValueError, 'lidar_weights'),
+    ((ONE, ONE - 1), ValueError, 'camera_weights'),
+    ((ONE * math.nan, ONE), ValueError, 'lidar_weights'),
+    ((ONE[0], ONE[0]), ValueError, r'\(B, Q\)'),
+    ((ONE, torch.rand(1, 2)), ValueError, r'\(B, Q\)'),
+    ((ONE, ONE, IDX + 6), ValueError, 'pts_idx'),
+    ((ONE, ONE, IDX - 2), ValueError, 'pts_idx'),
+    ((ONE, ONE, IDX.float()), TypeError, 'pts_idx'),
+    ((ONE, ONE, IDX[0]), ValueError, 'pts_idx'),
+    ((ONE, ONE, IDX, CELL), ValueError, 'pts_pers_valid'),
+    ((ONE, ONE, IDX, CELL + 9, SEEN), ValueError, 'pts_pers_idx'),
+    ((ONE, ONE, IDX, CELL[:, :, :1], SEEN), ValueError, 'pts_pers_idx'),
+    ((ONE, ONE, IDX, torch.tensor([[[2, 0, 0]]])), ValueError, 'pts_pers_idx'),
+    ((ONE, ONE, IDX, torch.tensor([[[0, 0, 3]]])), ValueError, 'pts_pers_idx'),
+    ((ONE, ONE, IDX, torch.tensor([[[0, 0, 0]]]), SEEN), ValueError, 'pts_pers_valid'),
+])
+def test_bad_input(args, error, name):
+    generator = AttentionBiasGenerator((2, 3), (2, 3, 3), use_local_bias=True)
+    with pytest.raises(error, match=name):
+        generator(*args)

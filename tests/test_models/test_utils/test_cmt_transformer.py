@@ -1,0 +1,141 @@
+import pytest
+import torch
+from mmcv import ConfigDict
+from mmdet.models.utils import build_transformer
+
+BEV, VIEWS = (3, 4), (2, 2, 3)
+NUM_TOKENS = 12 + 12
+
+
+def build(operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), **layer):
+    torch.manual_seed(0)
+    attn = dict(self_attn=dict(type='MultiheadAttention', embed_dims=16, num_heads=2),
+                cross_attn=dict(type='PETRMultiheadFlashAttention', embed_dims=16, num_heads=2))
+    layer = dict(dict(type='PETRTransformerDecoderLayer', with_cp=False), operation_order=operation_order,
+                 attn_cfgs=[attn[op] for op in operation_order if op in attn],
+                 ffn_cfgs=dict(type='FFN', embed_dims=16, feedforward_channels=16, num_fcs=2, ffn_drop=0.0), **layer)
+    transformer = build_transformer(ConfigDict(type='CmtTransformer', decoder=dict(
+        type='PETRTransformerDecoder', return_intermediate=True, num_layers=2, transformerlayers=layer)))
+    transformer.init_weights()
+    return transformer.double()
+
+
+def inputs(batch=2, num_query=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(batch, 16, *BEV), (batch * VIEWS[0], 16, *VIEWS[1:]), (batch, num_query, 16), (BEV[0] * BEV[1], 16),
+              (batch * VIEWS[0], *VIEWS[1:], 16)]
+    return [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in shapes]
+
+
+class Recorder(torch.nn.Module):
+    """Stands in front of an attention and keeps the mask that it was given."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+        self.masks = []
+
+    def forward(self, *args, attn_mask=None, **kwargs):
+        self.masks.append(attn_mask)
+        return self.attention(*args, attn_mask=attn_mask, **kwargs)
+
+
+ORDERS = [('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), ('cross_attn', 'norm', 'self_attn', 'norm', 'ffn', 'norm')]
+
+
+@pytest.mark.parametrize('order', ORDERS)
+def test_bias_reaches_cross_attention_and_only_it(order):
+    transformer = build(order)
+    recorders = {'self_attn': [], 'cross_attn': []}
+    for layer in transformer.decoder.layers:
+        for slot, op in enumerate(op for op in order if op in recorders):
+            layer.attentions[slot] = Recorder(layer.attentions[slot])
+            recorders[op].append(layer.attentions[slot])
+    bias = torch.randn(2, 5, NUM_TOKENS, dtype=torch.float64)
+    dn_mask = torch.zeros(5, 5, dtype=torch.bool)
+    dn_mask[3:, :3] = True
+    transformer(*inputs(), attn_masks=dn_mask, aqr_attention_bias=bias)
+    for recorder in recorders['self_attn']:
+        assert torch.equal(recorder.masks[0], dn_mask)
+    for recorder in recorders['cross_attn']:
+        assert torch.equal(recorder.masks[0], bias)
+
+
+def test_zero_bias_changes_nothing_and_others_do():
+    transformer, args = build(), inputs()
+    plain, memory = transformer(*args)
+    assert plain.shape == (2, 2, 5, 16) and memory.shape == (NUM_TOKENS, 2, 16)
+    zero = torch.zeros(2, 5, NUM_TOKENS, dtype=torch.float64)
+    torch.testing.assert_close(transformer(*args, aqr_attention_bias=zero)[0], plain, rtol=1e-12, atol=1e-12)
+    one_query = zero.clone()
+    one_query[0, 2, :12] = 4.0
+    changed = (transformer(*args, aqr_attention_bias=one_query)[0] - plain).abs().amax(dim=-1)
+    assert (changed[0, 0] > 1e-6).tolist() == [False, False, True, False, False]  # first layer: that query alone
+    assert (changed[:, 1] == 0).all()  # the other sample
+
+
+def test_forms_of_attn_masks():
+    transformer, args = build(), inputs()
+    dn_mask = torch.zeros(5, 5, dtype=torch.bool)
+    dn_mask[3:, :3] = True
+    cross_mask = torch.zeros(5, NUM_TOKENS, dtype=torch.bool)
+    cross_mask[:, 5:] = True
+    bias = torch.randn(2, 5, NUM_TOKENS, dtype=torch.float64)
+
+    torch.testing.assert_close(transformer(*args, attn_masks=dn_mask)[0], transformer(*args, attn_masks=[dn_mask, None])[0])
+    # Bool and float masks of the cross slot join the bias instead of replacing it.
+    expected = transformer(*args, aqr_attention_bias=bias.masked_fill(cross_mask, -torch.inf))[0]
+    as_float = torch.zeros(5, NUM_TOKENS, dtype=torch.float64).masked_fill(cross_mask, -torch.inf)
+    for mask in (cross_mask, as_float, as_float.expand(2, -1, -1)):
+        torch.testing.assert_close(transformer(*args, attn_masks=[None, mask], aqr_attention_bias=bias)[0], expected)
+
+
+def test_single_modalities():
+    transformer, (x, x_img, query, bev_pos, rv_pos) = build(), inputs()
+    assert transformer(x, None, query, bev_pos, None)[1].shape[0] == 12
+    assert transformer(None, x_img, query, None, rv_pos)[1].shape[0] == 12
+
+
+@pytest.mark.parametrize('kwargs, error, name', [
+    (dict(attn_masks='mask'), TypeError, 'attn_masks'),
+    (dict(attn_masks={0: None}), TypeError, 'attn_masks'),
+    (dict(attn_masks=[None]), ValueError, 'attn_masks'),
+    (dict(attn_masks=torch.zeros(4, 4)), ValueError, 'attn_masks'),
+    (dict(aqr_attention_bias=torch.zeros(2, 5, 7)), ValueError, 'aqr_attention_bias'),
+    (dict(aqr_attention_bias=torch.zeros(5, NUM_TOKENS)), ValueError, 'aqr_attention_bias'),
+    (dict(reg_branch=torch.nn.Identity()), ValueError, 'reg_branch'),
+    (dict(attn_masks=[None, torch.zeros(4, 5, NUM_TOKENS)], aqr_attention_bias=torch.zeros(2, 5, NUM_TOKENS)), ValueError,
+     'attn_masks'),
+])
+def test_bad_masks(kwargs, error, name):
+    with pytest.raises(error, match=name):
+        build()(*inputs(), **kwargs)
+
+
+def test_bad_operation_order():
+    with pytest.raises(ValueError, match='operation_order'):
+        build(('self_attn', 'norm', 'self_attn', 'norm', 'ffn', 'norm'))
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    grads = []
+    for with_cp in (False, True):
+        transformer = build(with_cp=with_cp).train()
+        args = [x.requires_grad_() for x in inputs()]
+        weights = torch.full((2, 5), 0.3, dtype=torch.float64, requires_grad=True)
+        bias = (weights.unsqueeze(-1) * torch.linspace(-3, 3, NUM_TOKENS, dtype=torch.float64))
+        dn_mask = torch.zeros(5, 5, dtype=torch.bool)
+        out, _ = transformer(*args, attn_masks=dn_mask, aqr_attention_bias=bias)
+        out.square().sum().backward()
+        grads.append([weights.grad, *(x.grad for x in args), *(p.grad for p in transformer.parameters())])
+    assert len(grads[0]) == len(grads[1]) and grads[0][0].abs().min() > 0
+    for plain, recomputed in zip(*grads):
+        assert torch.equal(plain, recomputed)
+
+
+def test_recomputation_really_happens():
+    transformer = build(with_cp=True).train()
+    calls = []
+    transformer.decoder.layers[0].ffns[0].register_forward_hook(lambda *_: calls.append(1))
+    transformer(*inputs())[0].sum().backward()
+    assert len(calls) == 2
