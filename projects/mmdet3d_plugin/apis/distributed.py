@@ -129,8 +129,7 @@ def multi_process_test(model, data_loader, tmpdir=None, gpu_collect=False):
     Args:
         model (nn.Module): from `wrap_model(..., distributed=True)`.
         data_loader (DataLoader): with a distributed sampler that does not shuffle.
-        tmpdir (str): folder, visible to all processes, through which results go; default: a new one in the current
-            folder
+        tmpdir (str): folder, visible to all processes, through which results go; default: a new one in ./
         gpu_collect (bool): collect through GPU memory instead.
 
     Returns:

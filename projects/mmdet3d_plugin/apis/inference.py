@@ -1,0 +1,80 @@
+"""Detections on frames given as files, their summary and their written form."""
+import json
+import math
+import time
+
+import torch
+from mmcv.parallel import collate
+from mmdet3d.datasets import build_dataset
+
+from .atomic_file import atomic_path
+from .distributed import wrap_model
+
+
+def build_frame_dataset(cfg, frame_dir):
+    """Frames in a folder, read by the test pipeline and with the classes of a config.
+
+    Args:
+        cfg (mmcv.Config): from `load_config`.
+        frame_dir (str): folder in the form that `FrameFolderDataset` reads.
+
+    Returns:
+        FrameFolderDataset: with ground truth where the folder has it.
+    """
+    test = cfg.data.test
+    return build_dataset(dict(
+        type='FrameFolderDataset', data_root=frame_dir, pipeline=test.pipeline, classes=test.classes, test_mode=True))
+
+
+def detect(model, dataset):
+    """Run a detector over a dataset, one sample at a time, on CUDA where there is a GPU, otherwise on CPU.
+
+    Args:
+        model (nn.Module): detector in evaluation mode.
+        dataset (Dataset): in test mode.
+
+    Yields:
+        tuple[dict, dict, float]: a sample; its detections (`boxes_3d`, `scores_3d`, `labels_3d`, on CPU); the seconds that
+        the model took, without loading the sample.
+    """
+    model = wrap_model(model)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        batch = collate([sample], samples_per_gpu=1)
+        start = time.perf_counter()
+        with torch.no_grad():
+            result, = model(return_loss=False, rescale=True, **batch)  # results are on CPU: the GPU has finished
+        yield sample, result.get('pts_bbox', result), time.perf_counter() - start
+
+
+def above_threshold(detections, score_thr):
+    """The detections with a score of at least `score_thr`, highest first."""
+    order = detections['scores_3d'].argsort(descending=True)
+    order = order[detections['scores_3d'][order] >= score_thr]
+    return {key: value[order] for key, value in detections.items() if key in ('boxes_3d', 'scores_3d', 'labels_3d')}
+
+
+def write_detections(path, detections, classes, **header):
+    """Write detections as JSON; the frame is LiDAR's: x to the right, y forward, z up.
+
+    Args:
+        path (str): file to write.
+        detections (dict): `boxes_3d` (D boxes of 7 or 9 numbers), `scores_3d` (D,) and `labels_3d` (D,).
+        classes (Sequence[str]): names of the labels.
+        **header: further entries of the file.
+    """
+    boxes = detections['boxes_3d']
+    records = [
+        dict(
+            label=classes[label],
+            score=score,
+            centre=centre,  # gravity centre, m
+            size=size,  # length, width, height, m
+            yaw=yaw,  # rad, from +x towards +y
+            velocity=[value if math.isfinite(value) else None for value in velocity])  # m/s; unknown: null
+        for label, score, centre, size, yaw, velocity in zip(
+            detections['labels_3d'].tolist(), detections['scores_3d'].tolist(), boxes.gravity_center.tolist(),
+            boxes.dims.tolist(), boxes.yaw.tolist(), boxes.tensor[:, 7:9].tolist())
+    ]
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**header, 'detections': records}, indent=1, allow_nan=False))
