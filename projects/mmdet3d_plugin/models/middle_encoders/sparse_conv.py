@@ -30,8 +30,7 @@ class _CpuComputeMixin:
             if self.indice_key is not None:
                 out.indice_dict = {**input.indice_dict, self.indice_key: pairs}
         else:
-            # Multiplying keeps the weight in the graph: distributed training expects a gradient for every parameter.
-            features = input.features @ self.weight.flatten(1, -2).sum(1).T
+            features = input.features.new_zeros(0, self.out_channels)
         if self.bias is not None:
             features = features + self.bias
         out = out.replace_feature(features)
@@ -54,14 +53,16 @@ class _CpuComputeMixin:
         """(N, C_in) -> (M, C_out): per kernel offset gather inputs, multiply, add to outputs."""
         kernel = self.weight.flatten(1, -2).permute(1, 2, 0)  # (K, C_in, C_out)
         out = features.new_zeros(len(pairs.out_indices), self.out_channels)
+        counts = pairs.indice_pair_num.tolist()
         if self.subm:
-            center = len(kernel) // 2
-            out = out + features @ kernel[center]
-        for offset, weight in enumerate(kernel):
-            if self.subm and offset == center:
-                continue
-            source, target = pairs.indice_pairs[:, offset, :pairs.indice_pair_num[offset]].long()
-            if len(source):
+            # A submanifold kernel is symmetric: spconv counts the pairs of the first half and none for the centre, where
+            # every voxel meets itself.
+            half = counts[:len(kernel) // 2]
+            counts = half + [0] + half[::-1]
+            out = out + features @ kernel[len(kernel) // 2]
+        for offset, (weight, count) in enumerate(zip(kernel, counts)):
+            if count:
+                source, target = pairs.indice_pairs[:, offset, :count].long()
                 out = out.index_add(0, target, (features[source] @ weight).to(out.dtype))
         return out
 

@@ -1,4 +1,3 @@
-import torch
 from mmcv.cnn import NORM_LAYERS
 from mmdet3d.models.builder import MIDDLE_ENCODERS
 from mmdet3d.models.middle_encoders import SparseEncoder as _SparseEncoder
@@ -40,4 +39,8 @@ class SparseEncoder(_SparseEncoder):
     def forward(self, voxel_features, coors, batch_size):
         """(N, C) features of voxels at (N, 4) (sample, z, y, x) -> (B, C_out, H, W)."""
         inside = (coors[:, 1:] < coors.new_tensor(self.sparse_shape)).all(dim=1)
-        return super().forward(voxel_features[inside], coors[inside], batch_size)
+        out = super().forward(voxel_features[inside], coors[inside], batch_size)
+        if not inside.any():
+            # spconv skips norms without voxels, but distributed training expects a gradient for every parameter.
+            out = out + 0 * sum(parameter.sum() for parameter in self.parameters())
+        return out

@@ -62,7 +62,7 @@ class WindowAttention(nn.Module):
 
         # Softmax over all windows of a query: numerators per pair, merged by the query they belong to.
         peak = scores.new_full((batch * num_query, heads), -math.inf)
-        peak = peak.index_reduce(0, owner, scores.detach().amax(-1), 'amax')
+        peak = peak.scatter_reduce(0, owner.unsqueeze(1).expand(-1, heads), scores.detach().amax(-1), 'amax')
         exp = (scores - peak[owner].unsqueeze(-1)).exp()  # (P, heads, n)
         total = exp.new_zeros(batch * num_query, heads).index_add(0, owner, exp.sum(-1))
         pooled = torch.einsum('phn,pnhd->phd', exp, values.float())
