@@ -1,9 +1,9 @@
-# A small CMT for CPUs: 2.4 m BEV cells (45 x 45), a ResNet-18 of half the width, three decoder layers of 128 channels. It
+# A small CMT for CPUs: 2.25 m BEV cells (48 x 48), a ResNet-18 of half the width, three decoder layers of 128 channels. It
 # is trained from scratch, so BatchNorm learns its statistics, and quickly enough for short runs.
 _base_ = './cmt_voxel0100_r50.py'
 
-voxel_size = [0.3, 0.3, 0.2]
-grid_size = [360, 360, 40]
+voxel_size = [0.28125, 0.28125, 0.2]
+grid_size = [384, 384, 40]
 norm_cfg = dict(type='BN', eps=0.001, momentum=0.1)
 model = dict(
     use_grid_mask=False,
@@ -11,7 +11,7 @@ model = dict(
     img_neck=dict(in_channels=[128, 256], out_channels=128),
     pts_voxel_layer=dict(voxel_size=voxel_size, max_voxels=(20000, 20000)),
     pts_middle_encoder=dict(
-        sparse_shape=[41, 360, 360],
+        sparse_shape=[41, 384, 384],
         output_channels=64,
         encoder_channels=((16, ), (32, 32), (64, 64), (64, 64)),
         encoder_paddings=((1, ), (1, 1), (1, 1), ([0, 1, 1], 1)),
@@ -30,8 +30,8 @@ model = dict(
                 num_layers=3,
                 transformerlayers=dict(
                     attn_cfgs=[
-                        dict(type='MultiheadAttention', embed_dims=128, num_heads=4, dropout=0.1),
-                        dict(type='PETRMultiheadFlashAttention', embed_dims=128, num_heads=4, dropout=0.1)
+                        dict(type='MultiheadAttention', embed_dims=128, num_heads=4, dropout=0.0),
+                        dict(type='PETRMultiheadFlashAttention', embed_dims=128, num_heads=4, dropout=0.0)
                     ],
                     ffn_cfgs=dict(embed_dims=128, feedforward_channels=256),
                     feedforward_channels=256)))),
