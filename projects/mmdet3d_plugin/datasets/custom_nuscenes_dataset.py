@@ -1,5 +1,6 @@
 import copy
 
+import mmcv
 import numpy as np
 from mmdet3d.datasets import NuScenesDataset
 from mmdet.datasets import DATASETS
@@ -51,6 +52,15 @@ class CustomNuScenesDataset(NuScenesDataset):
         annotations = super().get_ann_info(index)
         annotations['gt_labels_3d'] = annotations['gt_labels_3d'].astype(np.int64)
         return annotations
+
+    def _evaluate_single(self, result_path, logger=None, metric='bbox', result_name='pts_bbox'):
+        """The parent's evaluation by the nuScenes devkit, which raises where no sample has any detection.
+
+        A model at the start of its training may well be there; by definition both scores are then 0.
+        """
+        if not any(mmcv.load(result_path)['results'].values()):
+            return {f'{result_name}_NuScenes/{score}': 0.0 for score in ('NDS', 'mAP')}
+        return super()._evaluate_single(result_path, logger, metric, result_name)
 
 
 def _lidar2cam(camera):

@@ -192,9 +192,10 @@ class FrameFolderDataset(Custom3DDataset):
             asked = truth['num_lidar_pts'] >= min_lidar_points
             centres, labels = _best_detections(result.get('pts_bbox', result), score_thr, max_detections)
             num_detections += len(centres)
+            # matched with all boxes: the detection of a box that is not asked for must not claim its neighbour
             errors.append(
-                centre_errors(centres, labels, truth['gt_bboxes_3d'].gravity_center.numpy()[asked],
-                              truth['gt_labels_3d'][asked], max_distance))
+                centre_errors(centres, labels, truth['gt_bboxes_3d'].gravity_center.numpy(), truth['gt_labels_3d'],
+                              max_distance)[asked])
         errors = np.concatenate(errors)
         found = np.isfinite(errors)
         summary = dict(

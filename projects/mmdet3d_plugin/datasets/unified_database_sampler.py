@@ -2,6 +2,8 @@ import os.path as osp
 
 import mmcv
 import numpy as np
+import torch
+from mmcv.ops import box_iou_rotated
 from mmdet3d.datasets.builder import OBJECTSAMPLERS
 from mmdet3d.datasets.pipelines import DataBaseSampler
 from mmdet3d.utils import get_root_logger
@@ -41,10 +43,20 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         return DataBaseSampler.filter_by_min_points(db_infos, present)
 
     def sample_class_v2(self, name, num, gt_bboxes):
-        """Draw up to ``num`` objects of a class that collide with no box in BEV, neither given nor drawn."""
+        """Draw up to ``num`` objects of a class that collide with no box in BEV, neither given nor drawn.
+
+        The parent's collision test overlooks boxes that coincide, so that it would paste a frame's own objects onto
+        themselves; the overlap of rotated boxes has no such exception.
+        """
         if not self.db_infos.get(name):
             return []
-        return super().sample_class_v2(name, num, gt_bboxes)
+        free, occupied = [], gt_bboxes
+        for info in self.sampler_dict[name].sample(num):
+            box = info['box3d_lidar'][None]
+            if not _overlap_in_bev(box, occupied).any():
+                free.append(info)
+                occupied = np.concatenate([occupied, box])
+        return free
 
     def sample_all(self, gt_bboxes, gt_labels, with_img=False):
         """Draw objects of every class until each has its number of ``sample_groups`` (times ``rate``).
@@ -105,3 +117,9 @@ class UnifiedDataBaseSampler(DataBaseSampler):
 
     def _load_crop(self, info):
         return mmcv.imread(self._path(info['image_path']), 'color') if info['image_path'] else None
+
+
+def _overlap_in_bev(boxes, others):
+    """Whether the footprints of boxes (N, >= 7) and others (M, >= 7) overlap: (N, M) bool."""
+    footprints = [torch.as_tensor(b[:, [0, 1, 3, 4, 6]], dtype=torch.float32) for b in (boxes, others)]
+    return box_iou_rotated(*footprints).numpy() > 0

@@ -1,0 +1,255 @@
+import copy
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmcv.parallel import DataContainer
+from mmdet3d.core.bbox import LiDARInstance3DBoxes, box_np_ops
+from mmdet3d.datasets import build_dataloader, build_dataset
+
+from projects.mmdet3d_plugin.datasets import FrameFolderDataset
+from projects.mmdet3d_plugin.datasets.camera_geometry import project
+from projects.mmdet3d_plugin.datasets.frame_folder_dataset import centre_errors
+
+PIPELINE = [
+    dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=5, use_dim=5),
+    dict(type='LoadPointsFromMultiSweeps', sweeps_num=2, use_dim=[0, 1, 2, 3, 4], pad_empty_sweeps=True),
+    dict(type='LoadAnnotations3D', with_bbox_3d=True, with_label_3d=True),
+    dict(type='DefaultFormatBundle3D', class_names=['car']),
+    dict(type='Collect3D', keys=['points', 'gt_bboxes_3d', 'gt_labels_3d'])
+]
+
+
+@pytest.fixture
+def copied_frame(real_frame, tmp_path):
+    """A copy of the real frame's directory and a function that rewrites its info file."""
+    root = tmp_path / 'frame'
+    root.mkdir()
+    for path in real_frame.iterdir():
+        (root / path.name).symlink_to(path)
+    info_file, = root.glob('*.pkl')
+    content = pickle.loads(info_file.read_bytes())
+    info_file.unlink()
+
+    def rewrite(change=lambda content: None):
+        changed = copy.deepcopy(content)
+        change(changed)
+        info_file.write_bytes(pickle.dumps(changed))
+        return str(root)
+
+    return rewrite
+
+
+def points_of(data_info):
+    return np.fromfile(data_info['pts_filename'], np.float32).reshape(-1, 5)
+
+
+def test_box_convention_by_counting_points(frame_dataset):
+    """Points inside the boxes are as many as the annotation says; every misreading of the convention fails this."""
+    data_info = frame_dataset.get_data_info(0)
+    annotations, points = data_info['ann_info'], points_of(data_info)
+    expected = annotations['num_lidar_pts']
+
+    def share_of_exact_counts(boxes):
+        return (box_np_ops.points_in_rbbox(points, boxes).sum(0) == expected).mean()
+
+    boxes = annotations['gt_bboxes_3d'].tensor.numpy()
+    assert boxes.shape == (68, 9)
+    counts = box_np_ops.points_in_rbbox(points, boxes).sum(0)
+    assert share_of_exact_counts(boxes) > 0.85
+    np.testing.assert_allclose(counts, expected, rtol=0.1, atol=2)
+    swapped, mirrored, bottom_for_centre = boxes.copy(), boxes.copy(), boxes.copy()
+    swapped[:, 3:5] = boxes[:, [4, 3]]
+    mirrored[:, 6] *= -1
+    bottom_for_centre[:, 2] += boxes[:, 5] / 2
+    assert share_of_exact_counts(swapped) < 0.6
+    assert share_of_exact_counts(mirrored) < 0.82
+    assert share_of_exact_counts(bottom_for_centre) < 0.3
+
+
+def test_points_project_into_the_images(frame_dataset, real_frame):
+    """The frame's own camera boxes are found again: their centres are where lidar2img puts the LiDAR boxes' centres."""
+    data_info = frame_dataset.get_data_info(0)
+    centres = data_info['ann_info']['gt_bboxes_3d'].gravity_center.numpy()
+    found = total = 0
+    for name, matrix in zip(frame_dataset.data_infos[0]['images'], data_info['lidar2img']):
+        pixels, depth = project(centres, matrix)
+        for instance in frame_dataset.data_infos[0]['cam_instances'][name]:
+            total += 1
+            near = (np.linalg.norm(pixels - instance['center_2d'], axis=1) < 5) & (abs(depth - instance['depth']) < 0.5)
+            found += near.any()
+    assert total > 50 and found / total > 0.9
+    points = points_of(data_info)[:, :3]
+    views = np.zeros(len(points), dtype=int)
+    for matrix in data_info['lidar2img']:
+        pixels, _ = project(points, matrix)
+        views += ((pixels >= 0) & (pixels < [1600, 900])).all(axis=1)
+    assert views.max() == 2  # neighbouring views overlap, others do not
+    assert 0.5 < (views > 0).mean() < 0.7
+
+
+def test_same_keys_and_types_as_nuscenes(frame_dataset):
+    data_info = frame_dataset.get_data_info(0)
+    assert data_info['sweeps'] == []
+    assert data_info['sample_idx'] == 'ca9a282c9e77460f8360f564131a8af5'
+    for key in ('lidar2img', 'lidar2cam', 'cam_intrinsic'):
+        assert [(m.shape, m.dtype) for m in data_info[key]] == [((4, 4), np.dtype(np.float64))] * 6
+    frame = frame_dataset.data_infos[0]['images']['CAM_FRONT']
+    np.testing.assert_array_equal(data_info['lidar2cam'][0], frame['lidar2cam'])
+    np.testing.assert_array_equal(data_info['cam_intrinsic'][0][:3, :3], frame['cam2img'])
+    np.testing.assert_allclose(data_info['lidar2img'][0], data_info['cam_intrinsic'][0] @ data_info['lidar2cam'][0])
+
+
+def test_labels_follow_the_categories_of_the_file(frame_dataset, real_frame):
+    info = frame_dataset.data_infos[0]
+    names = list(FrameFolderDataset(str(real_frame)).CLASSES)
+    assert names == ['car', 'truck', 'trailer', 'bus', 'construction_vehicle', 'bicycle', 'motorcycle', 'pedestrian',
+                     'traffic_cone', 'barrier']
+    expected = [names[i['bbox_label_3d']] for i in info['instances'] if i['bbox_label_3d'] != -1]
+    for dataset in (frame_dataset, FrameFolderDataset(str(real_frame))):
+        annotations = dataset.get_ann_info(0)
+        assert annotations['gt_names'].tolist() == expected
+        assert [dataset.CLASSES[label] for label in annotations['gt_labels_3d']] == expected
+        assert dataset.get_cat_ids(0) == sorted(set(annotations['gt_labels_3d']))
+    some = FrameFolderDataset(str(real_frame), classes=['pedestrian', 'car'])
+    assert np.bincount(some.get_ann_info(0)['gt_labels_3d']).tolist() == [30, 8]
+
+
+def test_unknown_velocity_is_zero_and_infos_stay(copied_frame):
+    def no_velocity(content):
+        content['data_list'][0]['instances'][0]['velocity'] = [float('nan'), float('nan')]
+    dataset = FrameFolderDataset(copied_frame(no_velocity))
+    tensor = dataset.get_ann_info(0)['gt_bboxes_3d'].tensor
+    assert tensor[0, 7:].tolist() == [0, 0]
+    np.testing.assert_allclose(tensor[1, 7:], dataset.data_infos[0]['instances'][1]['velocity'], rtol=1e-6)
+    assert np.isnan(dataset.data_infos[0]['instances'][0]['velocity']).all()
+    assert FrameFolderDataset(dataset.data_root, with_velocity=False).get_ann_info(0)['gt_bboxes_3d'].tensor.shape[1] == 7
+
+
+def test_min_lidar_points(frame_dataset, real_frame):
+    counts = frame_dataset.get_ann_info(0)['num_lidar_pts']
+    few = FrameFolderDataset(str(real_frame), min_lidar_points=5).get_ann_info(0)['num_lidar_pts']
+    assert few.tolist() == counts[counts >= 5].tolist() and 0 < len(few) < len(counts)
+
+
+def test_mmdet_wrappers_and_loader(real_frame):
+    frame = dict(type='FrameFolderDataset', data_root=str(real_frame), pipeline=PIPELINE, min_lidar_points=5)
+    dataset = build_dataset(dict(type='RepeatDataset', times=4, dataset=frame))
+    assert len(dataset) == 4
+    loader = build_dataloader(dataset, samples_per_gpu=2, workers_per_gpu=0, dist=False, shuffle=True)
+    batch = next(iter(loader))
+    assert isinstance(batch['points'], DataContainer)
+    points = batch['points'].data[0]
+    assert len(points) == 2 and points[0].shape == (3 * 34688, 5)  # the frame and two sweeps filled up with itself
+    assert len(build_dataset(dict(type='ConcatDataset', datasets=[frame, frame]))) == 2
+    assert len(build_dataset(dict(type='CBGSDataset', dataset=dict(frame, classes=['car', 'pedestrian'])))) > 0
+
+
+@pytest.mark.parametrize('test_mode', [True, False])
+def test_a_frame_without_boxes(copied_frame, test_mode):
+    root = copied_frame(lambda content: content['data_list'][0]['instances'].clear())
+    dataset = FrameFolderDataset(root, pipeline=PIPELINE, test_mode=test_mode)
+    data_info = dataset.get_data_info(0)
+    if test_mode:
+        assert 'ann_info' not in data_info
+    else:
+        sample = dataset[0]
+        assert sample['gt_bboxes_3d'].data.tensor.shape == (0, 9)
+        assert sample['gt_labels_3d'].data.dtype == torch.int64
+        with pytest.raises(ValueError, match='filter_empty_gt=True leaves no frame'):
+            FrameFolderDataset(root, filter_empty_gt=True)
+
+
+def test_lidar_only(copied_frame):
+    root = copied_frame(lambda content: content['data_list'][0]['images']['CAM_BACK'].update(img_path='gone.jpg'))
+    assert 'lidar2img' not in FrameFolderDataset(root, modality=dict(use_lidar=True, use_camera=False)).get_data_info(0)
+
+
+def test_missing_files_are_named(copied_frame, tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere.*directory of frames'):
+        FrameFolderDataset('nowhere')
+    with pytest.raises(FileNotFoundError, match=r'no \*\.pkl in .*info file'):
+        FrameFolderDataset(str(tmp_path / 'frame'))
+    root = copied_frame(lambda content: content['data_list'][0]['images']['CAM_BACK'].update(img_path='gone.jpg'))
+    with pytest.raises(FileNotFoundError, match='gone.jpg does not exist; looked for the CAM_BACK image'):
+        FrameFolderDataset(root)
+    root = copied_frame(lambda content: content['data_list'][0]['lidar_points'].update(lidar_path='gone.bin'))
+    with pytest.raises(FileNotFoundError, match='gone.bin does not exist; looked for the LiDAR points'):
+        FrameFolderDataset(root)
+    root = copied_frame()
+    with pytest.raises(FileNotFoundError, match=r'other.pkl does not exist; looked for the info file'):
+        FrameFolderDataset(root, ann_file='other.pkl')
+    path, = (tmp_path / 'frame').glob('*.pkl')
+    shutil.copy(path, path.with_name('second.pkl'))
+    with pytest.raises(ValueError, match='ann_file must be given'):
+        FrameFolderDataset(root)
+    assert len(FrameFolderDataset(root, ann_file=str(path))) == 1
+
+
+def test_bad_input_is_refused(copied_frame, real_frame):
+    with pytest.raises(ValueError, match="classes .'tram'. are unknown"):
+        FrameFolderDataset(str(real_frame), classes=['car', 'tram'])
+    with pytest.raises(ValueError, match='box_type_3d'):
+        FrameFolderDataset(str(real_frame), box_type_3d='Camera')
+    with pytest.raises(ValueError, match='min_lidar_points'):
+        FrameFolderDataset(str(real_frame), min_lidar_points=-1)
+    with pytest.raises(ValueError, match='1.1 info format'):
+        FrameFolderDataset(copied_frame(lambda content: content.pop('metainfo')))
+
+
+def detections(boxes, labels, scores):
+    return dict(pts_bbox=dict(boxes_3d=LiDARInstance3DBoxes(boxes, box_dim=boxes.shape[1]), labels_3d=torch.as_tensor(labels),
+                              scores_3d=torch.as_tensor(scores)))
+
+
+def test_evaluation(frame_dataset):
+    truth = frame_dataset.get_ann_info(0)
+    boxes, labels = truth['gt_bboxes_3d'].tensor, truth['gt_labels_3d']
+    asked = truth['num_lidar_pts'] >= 5
+    scores = torch.linspace(1, 0.1, len(boxes))
+
+    metrics = frame_dataset.evaluate([detections(boxes, labels, scores)])
+    assert metrics == dict(recall=1., mean_centre_error=pytest.approx(0, abs=1e-6), num_gt=asked.sum(), num_detections=68)
+    assert all(type(value) is float for value in metrics.values())
+    # plain results, without pts_bbox; a metric as tools/test.py --eval gives it
+    assert frame_dataset.evaluate([detections(boxes, labels, scores)['pts_bbox']], metric=['bbox']) == metrics
+
+    shifted = boxes.clone()
+    shifted[:, 1] += 0.25
+    metrics = frame_dataset.evaluate([detections(shifted, labels, scores)])
+    assert metrics['mean_centre_error'] <= 0.2501 and metrics['recall'] > 0.95
+
+    wrong = frame_dataset.evaluate([detections(boxes, (labels + 1) % 10, scores)])
+    assert wrong['recall'] < 0.1
+
+    limited = frame_dataset.evaluate([detections(boxes, labels, scores)], score_thr=0.7)
+    high = (scores >= 0.7).numpy()
+    assert limited['num_detections'] == high.sum() and limited['recall'] < 1
+    best = frame_dataset.evaluate([detections(boxes, labels, scores)], max_detections=int(high.sum()))
+    assert best == limited
+
+    nothing = frame_dataset.evaluate([detections(boxes[:0], labels[:0], scores[:0])])
+    assert nothing['recall'] == 0 and np.isnan(nothing['mean_centre_error'])
+    assert np.isnan(frame_dataset.evaluate([detections(boxes, labels, scores)], min_lidar_points=10**6)['recall'])
+    with pytest.raises(ValueError, match='one entry for each of the 1 frames, got 0'):
+        frame_dataset.evaluate([])
+    with pytest.raises(ValueError, match='metric'):
+        frame_dataset.evaluate([detections(boxes, labels, scores)], metric='mAP')
+
+
+@pytest.mark.parametrize('centres, labels, expected', [
+    ([[1, 0]], [0], [1, np.nan]),
+    ([[4.6, 0]], [0], [np.nan, 0.4]),
+    ([[4.6, 0], [4.9, 0]], [0, 0], [np.nan, 0.4]),  # the second comes too late, and the other box is too far away
+    ([[1, 0], [0, 0.5]], [0, 0], [1, np.nan]),
+    ([[2.2, 0], [2, 0]], [0, 0], [2, np.nan]),  # 2.2 m is too far, 2 m is not
+    ([[0, 0]], [1], [np.nan, np.nan]),  # another class
+    ([[np.nan, np.nan]], [0], [np.nan, np.nan]),
+    ([], [], [np.nan, np.nan]),
+])
+def test_claiming_order(centres, labels, expected):
+    gt_centres, gt_labels = np.array([[0., 0, 7], [5., 0, 0]]), np.array([0, 0])  # distance in BEV: height is ignored
+    errors = centre_errors(np.array(centres, float).reshape(-1, 2), np.array(labels), gt_centres, gt_labels, 2.0)
+    np.testing.assert_allclose(errors, expected)
