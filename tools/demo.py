@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Detect objects in frames given as files and draw them: tools/demo.py CONFIG [CHECKPOINT] --frame DIR --out DIR [options]"""
 import argparse
+import logging
 import os.path as osp
 import sys
 
@@ -9,7 +10,6 @@ import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see
 import mmcv  # noqa: E402
 import numpy as np  # noqa: E402
 from mmdet3d.models import build_model  # noqa: E402
-from mmdet.utils import get_root_logger  # noqa: E402
 from projects.mmdet3d_plugin.apis import build_trained_model, inference, load_config  # noqa: E402
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
 from projects.mmdet3d_plugin.apis.distributed import default_device, seed_everything  # noqa: E402
@@ -41,7 +41,7 @@ def main():
         model = build_trained_model(cfg, args.checkpoint, trust_checkpoint=args.trust_checkpoint)
     else:
         print('NO CHECKPOINT: the weights are untrained, the detections below are noise.')
-        get_root_logger(log_level='WARNING')  # init_weights reports each parameter
+        logging.getLogger('mmcv').setLevel(logging.WARNING)  # init_weights reports each parameter
         model = build_model(cfg.model, test_cfg=cfg.get('test_cfg'))
         model.init_weights()
         model.eval()
@@ -61,7 +61,7 @@ def main():
         f'detections a frame, score >= {args.score_thr:g}': f'{metrics["num_detections"]:g}',
         'boxes with >= 5 LiDAR points': f'{metrics["num_gt"]:g}',
         'of these found within 2 m (recall)': f'{metrics["recall"]:.3f}',
-        'mean centre error of the found (m)': f'{metrics["mean_centre_error"]:.3f}',
+        'mean centre error of the found (m)': f'{metrics["mean_centre_error"]:.3f}' if metrics['recall'] > 0 else '-',
         'model, wall time a frame (s)': f'{np.mean(seconds):.2f}',
     }
     print('\n' + '\n'.join(f'{name:<40} {value}' for name, value in rows.items()))

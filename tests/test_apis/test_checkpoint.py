@@ -1,0 +1,168 @@
+import logging
+import os
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from mmcv.parallel import MMDataParallel
+from mmcv.runner import save_checkpoint
+from mmdet3d.ops import make_sparse_convmodule
+from torch import nn
+
+from projects.mmdet3d_plugin.apis.checkpoint import load_pretrained, load_weights, read_checkpoint
+from tests.tiny_detector import TinyDetector
+
+ROUTER_KEYS = {'pts_bbox_head.aqr_router.weight', 'pts_bbox_head.aqr_router.bias'}
+
+
+class RunsCode:
+    """An object whose unpickling leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace), )
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class TestReadCheckpoint:
+
+    def test_all_common_forms(self, tmp_path):
+        model = TinyDetector()
+        expected = model.state_dict()
+        save_checkpoint(MMDataParallel(model), str(tmp_path / 'mmcv.pth'), torch.optim.AdamW(model.parameters()),
+                        meta=dict(epoch=1, iter=2, CLASSES=('car', ), config='a = 1'))
+        torch.save(expected, tmp_path / 'bare.pth')
+        torch.save(dict(state_dict=MMDataParallel(model).state_dict()), tmp_path / 'wrapped.pth')
+        for name in ('mmcv', 'bare', 'wrapped'):
+            checkpoint = read_checkpoint(tmp_path / f'{name}.pth')
+            assert equal(checkpoint['state_dict'], expected)
+            assert set(checkpoint['state_dict']._metadata) == set(expected._metadata)
+        assert read_checkpoint(tmp_path / 'mmcv.pth')['meta']['CLASSES'] == ('car', )
+
+    def test_from_an_address(self, tmp_path, monkeypatch):
+        """Through torch's cache, which is filled here: tests use no network."""
+        cached = tmp_path / 'checkpoints' / 'tiny.pth'
+        cached.parent.mkdir()
+        torch.save(TinyDetector().state_dict(), cached)
+        monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+        assert read_checkpoint('https://example.org/tiny.pth')['state_dict']
+
+    def test_missing_file(self):
+        with pytest.raises(FileNotFoundError, match='checkpoint not found: ckpts/no.pth'):
+            read_checkpoint('ckpts/no.pth')
+
+    def test_code_runs_only_when_the_file_is_trusted(self, tmp_path):
+        trace = tmp_path / 'trace'
+        torch.save(dict(state_dict=TinyDetector().state_dict(), meta=RunsCode(trace)), tmp_path / 'bad.pth')
+        with pytest.raises(ValueError, match=r'bad.pth .*\(posix.mkdir\).*--trust-checkpoint'):
+            read_checkpoint(tmp_path / 'bad.pth')
+        assert not trace.exists()
+        read_checkpoint(tmp_path / 'bad.pth', trusted=True)
+        assert trace.exists()
+
+    def test_numpy_numbers_need_trust(self, tmp_path):
+        checkpoint = dict(state_dict=TinyDetector().state_dict(), meta=dict(best_score=np.float64(0.5)))
+        torch.save(checkpoint, tmp_path / 'old.pth')
+        with pytest.raises(ValueError, match=r'numpy.*--trust-checkpoint'):
+            read_checkpoint(tmp_path / 'old.pth')
+        assert read_checkpoint(tmp_path / 'old.pth', trusted=True)['meta']['best_score'] == 0.5
+
+    @pytest.mark.parametrize('trusted', [True, False])
+    @pytest.mark.parametrize('keep', [0, 10, 1000])
+    def test_truncated_file(self, tmp_path, keep, trusted):
+        torch.save(TinyDetector().state_dict(), tmp_path / 'whole.pth')
+        (tmp_path / 'part.pth').write_bytes((tmp_path / 'whole.pth').read_bytes()[:keep])
+        with pytest.raises(ValueError, match='part.pth .*damaged'):
+            read_checkpoint(tmp_path / 'part.pth', trusted=trusted)
+
+    @pytest.mark.parametrize('content', [[1, 2], dict(weights=1), dict(state_dict={}), dict(state_dict=dict(a=1))])
+    def test_files_without_weights(self, tmp_path, content):
+        torch.save(content, tmp_path / 'other.pth')
+        with pytest.raises(ValueError, match='other.pth holds no state dict'):
+            read_checkpoint(tmp_path / 'other.pth')
+
+
+class TestLoadWeights:
+
+    def test_fits(self):
+        source, model = TinyDetector(), TinyDetector()
+        load_weights(MMDataParallel(model), source.state_dict())
+        assert equal(model.state_dict(), source.state_dict())
+
+    def test_differences_are_all_listed(self):
+        state_dict = TinyDetector().state_dict()
+        state_dict['encoder.0.weight'] = torch.zeros(3, 4)
+        state_dict['old_name'] = state_dict.pop('encoder.0.bias')
+        with pytest.raises(ValueError) as error:
+            load_weights(TinyDetector(), state_dict, 'some.pth', router_missing_ok=True, drop_router=True)
+        for part in ('some.pth does not fit', 'Missing key(s)', '"encoder.0.bias"', 'Unexpected key(s)', '"old_name"',
+                     'size mismatch for encoder.0.weight', '[3, 4]', '[8, 4]'):
+            assert part in str(error.value)
+
+    def test_a_baseline_checkpoint_in_a_model_with_router(self, caplog):
+        baseline, model = TinyDetector(), TinyDetector(router=True)
+        router = {key: value.clone() for key, value in model.state_dict().items() if key in ROUTER_KEYS}
+        with pytest.raises(ValueError, match='Missing key.*aqr_router'):
+            load_weights(model, baseline.state_dict())
+        with caplog.at_level(logging.INFO):
+            load_weights(model, baseline.state_dict(), 'cmt.pth', router_missing_ok=True, logger=logging.getLogger())
+        assert 'cmt.pth has no router weights' in caplog.text
+        assert equal(model.state_dict(), baseline.state_dict() | router)
+
+    def test_a_part_of_the_router_is_not_enough(self):
+        model = TinyDetector(router=True)
+        state_dict = model.state_dict()
+        del state_dict['pts_bbox_head.aqr_router.bias']
+        with pytest.raises(ValueError, match='Missing key.*aqr_router.bias'):
+            load_weights(model, state_dict, router_missing_ok=True)
+
+    def test_a_router_checkpoint_in_a_model_without(self, caplog):
+        source, model = TinyDetector(router=True), TinyDetector()
+        with pytest.raises(ValueError, match=r'(?s)Unexpected key.*aqr_router.*--drop-router'):
+            load_weights(model, source.state_dict(), router_missing_ok=True)
+        with caplog.at_level(logging.INFO):
+            load_weights(model, source.state_dict(), 'aqr.pth', drop_router=True, logger=logging.getLogger())
+        assert 'dropped 2 router weights of aqr.pth' in caplog.text
+        assert equal(model.state_dict(), {k: v for k, v in source.state_dict().items() if k not in ROUTER_KEYS})
+        assert ROUTER_KEYS < set(source.state_dict())
+
+    def test_sparse_convolutions_keep_their_weights_on_the_way_through_files(self, tmp_path):
+        """With 3 input and 3 output channels a kernel of 3 has a shape that survives the wrong axis order unnoticed."""
+
+        def sparse():
+            return nn.Sequential(make_sparse_convmodule(3, 3, 3, 'key', norm_cfg=dict(type='BN1d')))
+
+        source = sparse()
+        torch.save(MMDataParallel(source).state_dict(), tmp_path / 'wrapped.pth')
+        save_checkpoint(source, str(tmp_path / 'mmcv.pth'))
+        for name in ('wrapped', 'mmcv'):
+            model = sparse()
+            load_weights(model, read_checkpoint(tmp_path / f'{name}.pth')['state_dict'])
+            assert equal(model.state_dict(), source.state_dict())
+
+    def test_missing_version_metadata_is_named_where_shapes_differ(self):
+        model = make_sparse_convmodule(4, 8, 3, 'key', norm_cfg=dict(type='BN1d'))
+        with pytest.raises(ValueError, match='(?s)size mismatch.*no version metadata.*spconv 1.x'):
+            load_weights(model, OrderedDict(model.state_dict()))
+
+
+class TestLoadPretrained:
+
+    def test_what_fits_is_loaded_and_the_rest_logged(self, caplog):
+        source, model = TinyDetector(width=16), TinyDetector()
+        state_dict = source.state_dict()
+        state_dict['encoder.0.weight'] = torch.full((8, 4), 2.)
+        with caplog.at_level(logging.INFO):
+            load_pretrained(MMDataParallel(model), state_dict, 'nuim.pth', logging.getLogger())
+        assert (model.encoder[0].weight == 2).all()
+        assert 'size mismatch for encoder.0.bias' in caplog.text and 'loaded 3 of 9 weights of nuim.pth' in caplog.text
+
+    def test_nothing_fits(self):
+        with pytest.raises(ValueError, match=r"none of the 1 weights of other.pth .*\['backbone'\].*'encoder'"):
+            load_pretrained(TinyDetector(), {'backbone.weight': torch.zeros(1)}, 'other.pth')

@@ -1,0 +1,83 @@
+import argparse
+import sys
+
+import pytest
+
+from projects.mmdet3d_plugin.apis import config as cli
+from projects.mmdet3d_plugin.apis.config import load_config
+from tests.tiny_detector import write_config
+
+
+class TestLoadConfig:
+
+    def test_options_override_and_add(self, tmp_path):
+        options = {'data.samples_per_gpu': 3, 'model.width': 4, 'optimizer_config.grad_clip.max_norm': 1, 'fp16': {},
+                   'data.val_dataloader.samples_per_gpu': 2, 'log_config.hooks.0.type': 'TextLoggerHook'}
+        cfg = load_config(write_config(tmp_path), options)
+        assert cfg.data.samples_per_gpu == 3 and cfg.model.width == 4 and cfg.optimizer_config.grad_clip.max_norm == 1
+        assert cfg.data.val_dataloader.samples_per_gpu == 2 and cfg.fp16 == {}
+        assert cfg.work_dir is None and cfg.load_from is None and cfg.resume_from is None
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match='config file not found: .*no.py'):
+            load_config(tmp_path / 'no.py')
+
+    @pytest.mark.parametrize('option, message', [
+        ('modle.width', "the config has no 'modle'; did you mean model"),
+        ('data.sample_per_gpu', "data has no 'sample_per_gpu'; did you mean samples_per_gpu"),
+        ('log_config.intervall', "log_config has no 'intervall'; did you mean interval"),
+        ('checkpoint_config.keep', "checkpoint_config has no 'keep'; allowed to add"),
+        ('zzz', "the config has no 'zzz'; allowed to add"),
+    ])
+    def test_options_that_nothing_reads(self, tmp_path, option, message):
+        with pytest.raises(KeyError, match=f'--cfg-options {option}: {message}'):
+            load_config(write_config(tmp_path), {option: 1})
+
+    @pytest.mark.parametrize('plugin_dir', [None, '', '/projects/mmdet3d_plugin/', '../projects'])
+    def test_plugin_dir_must_be_a_relative_package(self, tmp_path, plugin_dir):
+        with pytest.raises(ValueError, match='plugin=True needs plugin_dir'):
+            load_config(write_config(tmp_path), dict(plugin_dir=plugin_dir))
+
+    def test_other_plugins_are_imported(self, tmp_path, monkeypatch):
+        package = tmp_path / 'some_plugin'
+        package.mkdir()
+        (package / '__init__.py').write_text('')
+        monkeypatch.syspath_prepend(tmp_path)
+        load_config(write_config(tmp_path), dict(plugin_dir='some_plugin/'))
+        assert 'some_plugin' in sys.modules
+
+    def test_all_configs_of_the_project_load(self, repo_root):
+        paths = sorted((repo_root / 'configs').glob('*.py'))
+        assert paths
+        for path in paths:
+            assert load_config(path).model.type == 'CmtDetector'
+
+
+class TestArguments:
+
+    def parse(self, *arguments):
+        parser = argparse.ArgumentParser()
+        cli.add_config_arguments(parser)
+        cli.add_process_arguments(parser)
+        return parser.parse_args(arguments)
+
+    def test_options_are_typed(self, tmp_path):
+        path = str(write_config(tmp_path))
+        args = self.parse(path, '--cfg-options', 'a.b=3.0', 'c=[1,2]', 'd=[(1,2),(3,4)]', 'e=None', 'f=name')
+        assert args.cfg_options == {'a.b': 3.0, 'c': [1, 2], 'd': [(1, 2), (3, 4)], 'e': None, 'f': 'name'}
+        assert args.config == path and args.launcher == 'none' and args.seed == 0 and not args.deterministic
+
+    @pytest.mark.parametrize('arguments, message', [
+        (['no.py'], 'argument config: no such file: no.py'),
+        ([__file__, '--cfg-options', 'a:3'], "argument --cfg-options: expected key=value, got 'a:3'"),
+        ([__file__, '--launcher', 'magic'], "invalid choice: 'magic'"),
+    ])
+    def test_mistakes(self, capsys, arguments, message):
+        with pytest.raises(SystemExit):
+            self.parse(*arguments)
+        assert message in capsys.readouterr().err
+
+    def test_checkpoints_may_be_addresses(self, tmp_path):
+        assert cli.existing_checkpoint('https://example.org/a.pth')
+        with pytest.raises(argparse.ArgumentTypeError, match='no such file: .*a.pth'):
+            cli.existing_checkpoint(str(tmp_path / 'a.pth'))

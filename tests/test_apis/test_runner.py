@@ -1,0 +1,118 @@
+import logging
+import multiprocessing
+import os
+
+import pytest
+import torch
+from mmcv.fileio.file_client import HardDiskBackend
+from mmcv.parallel import MMDataParallel
+
+from projects.mmdet3d_plugin.apis.runner import CheckpointSafeRunner
+from tests.tiny_detector import TinyDetector
+
+
+def build(work_dir, width=8, **kwargs):
+    model = MMDataParallel(TinyDetector(width))
+    return CheckpointSafeRunner(
+        model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2), work_dir=str(work_dir),
+        logger=logging.getLogger(), max_epochs=5, **kwargs)
+
+
+def at_epoch(runner, epoch):
+    """Put the runner into the middle of training, with an optimizer that has state."""
+    sum(parameter.sum() for parameter in runner.model.parameters()).backward()
+    runner.optimizer.step()
+    runner._epoch, runner._iter = epoch, 10 * (epoch + 1)
+    return runner
+
+
+def save_and_die_half_way(runner):
+    """What a kill leaves: half of the bytes, and no clean-up of any kind."""
+
+    def write_half(self, obj, filepath):
+        with open(filepath, 'wb') as file:
+            file.write(obj[:len(obj) // 2])
+            file.flush()
+            os._exit(9)
+
+    HardDiskBackend.put = write_half
+    runner.save_checkpoint(runner.work_dir)
+
+
+@pytest.mark.parametrize('epoch', [1, 2])
+def test_a_kill_while_writing_leaves_the_old_checkpoints_whole(tmp_path, epoch):
+    """Epoch index 1 writes over epoch_2.pth, index 2 would be a new epoch_3.pth."""
+    runner = at_epoch(build(tmp_path), 1)
+    runner.save_checkpoint(str(tmp_path))
+    before = (tmp_path / 'epoch_2.pth').read_bytes()
+
+    process = multiprocessing.get_context('fork').Process(target=save_and_die_half_way, args=(at_epoch(runner, epoch), ))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert len([name for name in os.listdir(tmp_path) if name.startswith('.')]) == 1  # it did die while writing
+    assert sorted(path.name for path in tmp_path.glob('*.pth') if path.name[0] != '.') == ['epoch_2.pth', 'latest.pth']
+    assert os.readlink(tmp_path / 'latest.pth') == 'epoch_2.pth' and (tmp_path / 'epoch_2.pth').read_bytes() == before
+
+    at_epoch(runner, epoch).save_checkpoint(str(tmp_path))  # the next attempt clears up
+    assert os.readlink(tmp_path / 'latest.pth') == f'epoch_{epoch + 1}.pth'
+    assert not [name for name in os.listdir(tmp_path) if name.startswith('.')]
+    build(tmp_path).resume(str(tmp_path / 'latest.pth'))
+
+
+def test_the_latest_checkpoint_is_found_beside_a_leftover(tmp_path):
+    from mmdet.utils import find_latest_checkpoint
+    at_epoch(build(tmp_path), 1).save_checkpoint(str(tmp_path), create_symlink=False)
+    (tmp_path / '.epoch_3.part.pth').write_bytes(b'half')
+    assert find_latest_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
+
+
+def test_resume_restores_weights_optimizer_counters_and_messages_but_keeps_own_meta(tmp_path):
+    meta = dict(config='new', hook_msgs=dict(best_score=0.5), fp16=dict(loss_scaler=dict(scale=2.0)))
+    first = at_epoch(build(tmp_path, meta={**meta, 'config': 'import os; os.mkdir("trace")'}), 1)
+    first.save_checkpoint(str(tmp_path))
+    resumed = build(tmp_path, meta=dict(config='new'))
+    resumed.resume(str(tmp_path / 'latest.pth'))
+
+    assert (resumed.epoch, resumed.iter) == (2, 20)
+    weights, expected = resumed.model.state_dict(), first.model.state_dict()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    moments, expected = resumed.optimizer.state_dict()['state'], first.optimizer.state_dict()['state']
+    assert moments and all(torch.equal(moments[i]['exp_avg'], expected[i]['exp_avg']) for i in expected)
+    assert {key: resumed.meta[key] for key in meta} == meta
+    assert not os.path.exists('trace')
+
+
+def test_resume_refuses_other_architectures(tmp_path):
+    at_epoch(build(tmp_path, width=4), 0).save_checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match=r'epoch_1.pth does not fit the model(?s:.*)size mismatch for encoder.0.weight'):
+        build(tmp_path).resume(str(tmp_path / 'epoch_1.pth'))
+
+
+def test_resume_refuses_files_that_training_did_not_write(tmp_path):
+    runner = build(tmp_path)
+    runner.save_checkpoint(str(tmp_path), save_optimizer=False)
+    with pytest.raises(ValueError, match='no optimizer state.*load_from'):
+        runner.resume(str(tmp_path / 'epoch_1.pth'))
+    runner.resume(str(tmp_path / 'epoch_1.pth'), resume_optimizer=False)
+    torch.save(runner.model.module.state_dict(), tmp_path / 'bare.pth')
+    with pytest.raises(ValueError, match=r"bare.pth .*\['epoch', 'iter'\]"):
+        runner.resume(str(tmp_path / 'bare.pth'))
+
+
+def test_resume_with_another_number_of_processes_counts_their_iterations(tmp_path):
+    runner = at_epoch(build(tmp_path), 1)
+    runner.meta['world_size'] = 4
+    runner.save_checkpoint(str(tmp_path))
+    resumed = build(tmp_path)
+    resumed.resume(str(tmp_path / 'epoch_2.pth'))
+    assert (resumed.epoch, resumed.iter, resumed.meta['world_size']) == (2, 80, 1)
+
+
+def test_load_checkpoint_starts_from_weights_only(tmp_path):
+    first = at_epoch(build(tmp_path), 1)
+    first.save_checkpoint(str(tmp_path))
+    runner = build(tmp_path)
+    runner.load_checkpoint(str(tmp_path / 'epoch_2.pth'))
+    assert (runner.epoch, runner.iter) == (0, 0) and not runner.optimizer.state_dict()['state']
+    assert torch.equal(runner.model.module.encoder[0].weight, first.model.module.encoder[0].weight)
