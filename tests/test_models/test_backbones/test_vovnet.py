@@ -88,6 +88,17 @@ def test_published_state_dict(shared):
     assert ours == table
 
 
+@pytest.mark.parametrize('spec_name, tensors, parameters', [
+    ('V-19-slim-dw-eSE', 154, 1384752), ('V-19-dw-eSE', 160, 5518080), ('V-19-slim-eSE', 122, 2653136),
+    ('V-19-eSE', 122, 10180416), ('V-39-eSE', 246, 25184128), ('V-57-eSE', 360, 41454912), ('V-99-eSE', 626, 69523520),
+])
+def test_sizes_of_the_published_architectures(spec_name, tensors, parameters):
+    """Counted on the backbone in CMT's release."""
+    model = VoVNet(spec_name)
+    assert len(model.state_dict()) == tensors
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
 @pytest.mark.parametrize('spec_name', SPECS)
 def test_matches_oracle(spec_name):
     model = randomised(spec_name=spec_name, out_features=FEATURES).eval()
