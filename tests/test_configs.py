@@ -1,10 +1,12 @@
 """The configs resolve to the published values, are consistent in themselves and can be overridden."""
+import argparse
 import ast
 import math
 from pathlib import Path
 
 import pytest
 from mmcv import Config, DictAction
+from mmdet3d.models import build_model
 
 REPO = Path(__file__).resolve().parent.parent
 LEAVES = sorted(path.name for path in (REPO / 'configs').glob('*.py'))
@@ -14,6 +16,13 @@ AQR_LEAVES = [name for name in LEAVES if '_aqr_' in name]
 
 def load(name):
     return Config.fromfile(REPO / 'configs' / name)
+
+
+def override(config, options):
+    """What the tools do with --cfg-options."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    config.merge_from_dict(parser.parse_args(['--cfg-options', *options]).cfg_options)
 
 
 def plain(value):
@@ -119,6 +128,15 @@ def test_grid_covers_range(name):
     assert all(cells % stride == 0 for cells in train.grid_size[:2])
 
 
+@pytest.mark.parametrize('name', LEAVES)
+def test_names_of_parts_exist(name):
+    config = load(name)
+    named = [*config.optimizer_config.get('custom_fp16', {}),
+             *(config.optimizer.get('paramwise_cfg') or {}).get('custom_keys', {}),
+             *(prefix.split('.')[0] for prefix in config.model.get('train_only', []))]
+    assert set(named) <= set(config.model)
+
+
 @pytest.mark.parametrize('name', AQR_LEAVES)
 def test_aqr_switched_on(name):
     assert load(name).model.pts_bbox_head.enable_aqr is True
@@ -162,20 +180,37 @@ def test_aqr_options_by_command_line(name, option, value):
     """Any AQR option can be given, whether the leaf states it or not, and nothing else changes."""
     config = load(name)
     before = dict(leaves(plain(config._cfg_dict)))
-    key, text = f'model.pts_bbox_head.{option}'.split('=')
-    config.merge_from_dict({key: DictAction._parse_int_float_bool(text)})
+    key = f'model.pts_bbox_head.{option}'.split('=')[0]
+    override(config, [f'model.pts_bbox_head.{option}'])
     after = dict(leaves(plain(config._cfg_dict)))
     assert after[key] == value
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert all(path == key or path.startswith(key + '.') for path in changed)
 
 
+@pytest.mark.parametrize('options, found', [
+    (['enable_aqr=False'], lambda head: not hasattr(head, 'aqr_router')),
+    (['aqr_bias_strength=3.0'], lambda head: head.aqr_bias.bias_strength == 3.0),
+    (['aqr_use_local_bias=True'], lambda head: head.aqr_bias.use_local_bias is True),
+    (['aqr_local_window_size=9'], lambda head: head.aqr_bias.local_window_size == dict(lidar=9, camera=9)),
+    (['aqr_local_window_size.lidar=7', 'aqr_local_window_size.camera=9'],
+     lambda head: head.aqr_bias.local_window_size == dict(lidar=7, camera=9)),
+    (['aqr_bias_denoising=False'], lambda head: head.aqr_bias_denoising is False),
+    (['aqr_router.windows=3'], lambda head: head.aqr_router.camera_attention.window == 3),
+    (['aqr_router.hidden_dims=16'], lambda head: head.aqr_router.mlp[-1].in_features == 16),
+])
+def test_aqr_options_reach_the_model(options, found):
+    config = load('cmt_aqr_real_frame.py')
+    assert not found(build_model(config.model).pts_bbox_head)
+    override(config, [f'model.pts_bbox_head.{option}' for option in options])
+    assert found(build_model(config.model).pts_bbox_head)
+
+
 def test_router_finetune_alternative_by_command_line():
     """The command line in the config's comment: everything trains, the router a hundred times faster."""
     config = load('cmt_aqr_router_finetune_voxel0100_r50_800x320_cbgs.py')
     comment = next(line for line in Path(config.filename).read_text().splitlines() if '--cfg-options' in line)
-    options = dict(item.split('=') for item in comment.split('--cfg-options')[1].split())
-    config.merge_from_dict({key: DictAction._parse_int_float_bool(text) for key, text in options.items()})
+    override(config, comment.split('--cfg-options')[1].split())
     assert config.model.train_only is None
     baseline = load('cmt_voxel0100_r50_800x320_cbgs.py').optimizer
     assert config.optimizer.lr * 100 == pytest.approx(baseline.lr)

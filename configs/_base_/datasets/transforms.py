@@ -1,5 +1,5 @@
-# What all datasets share: classes, range, and the transforms of their pipelines, each under a name from which the dataset
-# files compose pipelines as {{_base_.name}}. Whatever depends on the image size stands in those files.
+# What all datasets share: classes, range, and the transforms of their pipelines, each under a name, from which the
+# dataset files compose pipelines as {{_base_.name}}. Whatever depends on the image size stands in those files.
 class_names = [
     'car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier', 'motorcycle', 'bicycle', 'pedestrian',
     'traffic_cone'

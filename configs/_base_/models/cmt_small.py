@@ -1,5 +1,5 @@
-# A small CMT for CPUs: 2.25 m BEV cells (48 x 48), a ResNet-18 of half the width, three decoder layers of 128 channels. It
-# is trained from scratch, so BatchNorm learns its statistics, and quickly enough for short runs.
+# A small CMT for CPUs: 2.25 m BEV cells (48 x 48), a ResNet-18 of half the width, three decoder layers of 128 channels.
+# It is trained from scratch, so BatchNorm learns its statistics, and quickly enough for short runs.
 _base_ = './cmt_voxel0100_r50.py'
 
 voxel_size = [0.28125, 0.28125, 0.2]

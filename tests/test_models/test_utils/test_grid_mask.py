@@ -87,7 +87,8 @@ def test_gradient_flows_where_pixels_stay():
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(rotate=0), 'rotate .*>= 1, got 0'), (dict(rotate=1.5), 'rotate'), (dict(mode=2), 'mode must be 0 or 1, got 2'),
+    (dict(rotate=0), 'rotate .*>= 1, got 0'), (dict(rotate=1.5), 'rotate'),
+    (dict(mode=2), 'mode must be 0 or 1, got 2'),
     (dict(ratio=1.1), r'ratio must lie in \[0, 1\]'), (dict(prob=-0.1), r'prob must lie in \[0, 1\]'),
 ])
 def test_bad_arguments(options, message):

@@ -194,7 +194,7 @@ class VoVNet(BaseModule):
     def _checked_features(names):
         allowed = ('stem', *STAGE_NAMES)
         if isinstance(names, str) or not names or set(names) - set(allowed) or len(set(names)) != len(names):
-            raise ValueError(f'out_features must be a non-empty sequence of distinct names from {allowed}, got {names!r}')
+            raise ValueError(f'out_features must be distinct names from {allowed}, at least one, got {names!r}')
         return tuple(name for name in allowed if name in names)
 
     @staticmethod
