@@ -206,6 +206,18 @@ def test_aqr_options_reach_the_model(options, found):
     assert found(build_model(config.model).pts_bbox_head)
 
 
+@pytest.mark.parametrize('name', [f'{name}.py' for name in PUBLISHED])
+def test_pasting_is_switched_off_by_command_line(name):
+    """The command line in the comment of the dataset file."""
+    config = load(name)
+    comment = (REPO / 'configs/_base_/datasets/nuscenes_800x320.py').read_text().split('--cfg-options')[1].splitlines()[0]
+    override(config, comment.split())
+    transforms = config.data.train.dataset.pipeline
+    rates = {item.type: item.db_sampler.rate for item in transforms if 'db_sampler' in item}
+    assert rates == dict(UnifiedObjectSample=0)
+    assert len(transforms) == len(config.train_pipeline)
+
+
 def test_router_finetune_alternative_by_command_line():
     """The command line in the config's comment: everything trains, the router a hundred times faster."""
     config = load('cmt_aqr_router_finetune_voxel0100_r50_800x320_cbgs.py')

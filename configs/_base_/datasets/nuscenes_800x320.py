@@ -13,7 +13,8 @@ ida_aug_conf = dict(
     W=1600,
     rand_flip=True)
 
-# The published results train 15 epochs with this transform and the last 5 without it.
+# The published results train 15 epochs with this transform and the last 5 without it: resume from epoch 15 with
+#   --cfg-options data.train.dataset.pipeline.4.db_sampler.rate=0
 paste_objects = dict(
     type='UnifiedObjectSample',
     sample_2d=True,
