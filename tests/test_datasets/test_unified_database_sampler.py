@@ -50,17 +50,32 @@ def test_objects_come_with_their_points_and_crops(build_sampler, records, tmp_pa
     assert len(sampled['points']) == len(sampled['points_idx'])
 
 
-def test_no_drawn_box_touches_another_or_a_given_one(build_sampler):
-    np.random.seed(1)
-    sampler = build_sampler(prepare={})
-    given = sampler.db_infos['pedestrian'][0]['box3d_lidar'][None]  # collides with the database's own copy of itself
-    drawn = sampler.sample_all(given, np.array([8]))['gt_bboxes_3d']
-    assert len(drawn) > 20
-    boxes = np.concatenate([given, drawn])
-    assert not any(overlap(boxes[i], boxes[j]) > 1e-6 for i in range(len(boxes)) for j in range(i))
-    assert not any(np.allclose(box, given[0]) for box in drawn)
-    free = sampler.sample_all(NO_BOX, NO_LABEL)['gt_bboxes_3d']
-    assert any(np.allclose(box, given[0]) for box in free)  # with no box given it is drawn
+@pytest.mark.parametrize('seed', range(5))
+def test_exactly_the_boxes_that_collide_are_left_out(build_sampler, records, tmp_path, seed):
+    """A crowd of long, turned boxes of two classes, offered as a whole: against polygon overlap."""
+    rng = np.random.default_rng(seed)
+
+    def crowd(num):
+        return np.concatenate([rng.uniform(-15, 15, (num, 2)), np.zeros((num, 1)), rng.uniform([3, 0.5, 1], [6, 1, 2], (num, 3)),
+                               rng.uniform(-3, 3, (num, 1)), np.zeros((num, 2))], axis=1).astype(np.float32)
+
+    given = crowd(5)
+    offered = {name: crowd(20) for name in ('car', 'pedestrian')}
+    offered['car'][0] = given[0]  # a frame's own object: coincides with a box that is there
+    path = tmp_path / 'crowd.pkl'
+    path.write_bytes(pickle.dumps({
+        name: [dict(records['car'][0], name=name, box3d_lidar=box) for box in boxes] for name, boxes in offered.items()}))
+    np.random.seed(seed)
+    sampler = build_sampler(info_path=str(path), prepare={}, sample_groups=dict(car=20, pedestrian=20))
+    drawn = sampler.sample_all(given, np.full(5, 9))['gt_bboxes_3d']
+
+    kept = list(drawn)
+    assert 5 < len(kept) < 30
+    for i, box in enumerate(kept):
+        assert not any(overlap(box, other) > 1e-4 for other in [*given, *kept[:i]])
+    for box in np.concatenate(list(offered.values())):
+        if not any((box == other).all() for other in kept):
+            assert any(overlap(box, other) > 0 for other in [*given, *kept])
 
 
 def test_numbers_fill_up_to_the_group_size(build_sampler):
