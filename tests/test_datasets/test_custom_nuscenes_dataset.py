@@ -147,22 +147,24 @@ def write_nuscenes_tables(root, infos, scenes):
             token=token, sensor_token='lidar', translation=list(info['lidar2ego_translation']),
             rotation=list(lidar2ego.elements), camera_intrinsic=[]))
         tables['ego_pose'].append(dict(
-            token=token, translation=list(info['ego2global_translation']), rotation=list(ego2global.elements), timestamp=0))
+            token=token, translation=list(info['ego2global_translation']), rotation=list(ego2global.elements),
+            timestamp=0))
         tables['scene'].append(dict(token=token, log_token='log', nbr_samples=1, first_sample_token=token,
                                     last_sample_token=token, name=scene, description=''))
         tables['sample'].append(dict(token=token, timestamp=0, prev='', next='', scene_token=token))
         tables['sample_data'].append(dict(
             token=token, sample_token=token, ego_pose_token=token, calibrated_sensor_token=token, timestamp=0,
             fileformat='bin', is_key_frame=True, height=0, width=0, filename='', prev='', next=''))
-        for i, (box, name, points) in enumerate(zip(info['gt_boxes'].tolist(), info['gt_names'], info['num_lidar_pts'])):
+        for i, (box, name) in enumerate(zip(info['gt_boxes'].tolist(), info['gt_names'])):
             centre = ego2global.rotate(lidar2ego.rotate(box[:3]) + info['lidar2ego_translation'])
+            centre += info['ego2global_translation']
             attribute = CustomNuScenesDataset.DefaultAttribute[name]
             tables['instance'].append(dict(token=f'{token}-{i}', category_token=full_names[name], nbr_annotations=1,
                                            first_annotation_token='', last_annotation_token=''))
             tables['sample_annotation'].append(dict(
                 token=f'{token}-{i}', sample_token=token, instance_token=f'{token}-{i}', visibility_token='',
-                attribute_tokens=[attribute] if attribute else [], translation=list(centre + info['ego2global_translation']),
-                size=[box[4], box[3], box[5]], prev='', next='', num_lidar_pts=int(points), num_radar_pts=0,
+                attribute_tokens=[attribute] if attribute else [], translation=list(centre), prev='', next='',
+                size=[box[4], box[3], box[5]], num_lidar_pts=int(info['num_lidar_pts'][i]), num_radar_pts=0,
                 rotation=list((ego2global * lidar2ego * Quaternion(axis=[0, 0, 1], radians=box[6])).elements)))
     (root / 'v1.0-mini').mkdir()
     (root / 'maps').mkdir()

@@ -125,7 +125,8 @@ def test_unknown_velocity_is_zero_and_infos_stay(copied_frame):
     assert tensor[0, 7:].tolist() == [0, 0]
     np.testing.assert_allclose(tensor[1, 7:], dataset.data_infos[0]['instances'][1]['velocity'], rtol=1e-6)
     assert np.isnan(dataset.data_infos[0]['instances'][0]['velocity']).all()
-    assert FrameFolderDataset(dataset.data_root, with_velocity=False).get_ann_info(0)['gt_bboxes_3d'].tensor.shape[1] == 7
+    without = FrameFolderDataset(dataset.data_root, with_velocity=False)
+    assert without.get_ann_info(0)['gt_bboxes_3d'].tensor.shape == (68, 7)
 
 
 def test_min_lidar_points(frame_dataset, real_frame):
@@ -200,8 +201,8 @@ def test_bad_input_is_refused(copied_frame, real_frame):
 
 
 def detections(boxes, labels, scores):
-    return dict(pts_bbox=dict(boxes_3d=LiDARInstance3DBoxes(boxes, box_dim=boxes.shape[1]), labels_3d=torch.as_tensor(labels),
-                              scores_3d=torch.as_tensor(scores)))
+    return dict(pts_bbox=dict(
+        boxes_3d=LiDARInstance3DBoxes(boxes, box_dim=9), labels_3d=torch.as_tensor(labels), scores_3d=scores))
 
 
 def test_evaluation(frame_dataset):
@@ -211,7 +212,8 @@ def test_evaluation(frame_dataset):
     scores = torch.linspace(1, 0.1, len(boxes))
 
     metrics = frame_dataset.evaluate([detections(boxes, labels, scores)])
-    assert metrics == dict(recall=1., mean_centre_error=pytest.approx(0, abs=1e-6), num_gt=asked.sum(), num_detections=68)
+    assert metrics == dict(
+        recall=1., mean_centre_error=pytest.approx(0, abs=1e-6), num_gt=asked.sum(), num_detections=68)
     assert all(type(value) is float for value in metrics.values())
     # plain results, without pts_bbox; a metric as tools/test.py --eval gives it
     assert frame_dataset.evaluate([detections(boxes, labels, scores)['pts_bbox']], metric=['bbox']) == metrics

@@ -46,7 +46,8 @@ def test_train_pipeline(train_set):
         assert set(sample) == {'img', 'points', 'gt_bboxes_3d', 'gt_labels_3d', 'img_metas'}
         assert img.shape == (6, 3, 320, 800) and img.dtype == torch.float32
         assert points.dtype == torch.float32 and points.shape[1] == 5
-        assert (points[:, :3] > torch.tensor([-54., -54, -5])).all() and (points[:, :3] < torch.tensor([54., 54, 3])).all()
+        assert (points[:, :3] > torch.tensor([-54., -54, -5])).all()
+        assert (points[:, :3] < torch.tensor([54., 54, 3])).all()
         assert isinstance(boxes, LiDARInstance3DBoxes) and boxes.tensor.shape == (len(labels), 9) and len(labels) > 10
         assert labels.dtype == torch.int64 and 0 <= labels.min() and labels.max() < 10
         assert torch.isfinite(boxes.tensor).all() and (boxes.bottom_center[:, :2].abs() < 54).all()
@@ -94,8 +95,9 @@ def test_every_augmentation_keeps_points_on_their_pixels(published_data, frame_d
         np.testing.assert_allclose(new_depth[front], depth[front], rtol=1e-4)
         # resize, crop and flip alone: one scale and shift per axis, the same for all points of a view
         for axis in range(2):
-            line = np.polyfit(pixels[front, axis], new_pixels[front, axis], 1)
-            np.testing.assert_allclose(np.polyval(line, pixels[front, axis]), new_pixels[front, axis], atol=0.05, rtol=1e-4)
+            old, new = pixels[front, axis], new_pixels[front, axis]
+            line = np.polyfit(old, new, 1)
+            np.testing.assert_allclose(np.polyval(line, old), new, atol=0.05, rtol=1e-4)
             assert 0.46 < abs(line[0]) < 0.63
     assert views >= 4
 
@@ -104,7 +106,8 @@ def test_every_augmentation_keeps_points_on_their_pixels(published_data, frame_d
 def test_test_pipeline(published_data, real_frame, kind):
     cfg = published_data['test']
     if kind == 'FrameFolderDataset':
-        cfg = dict(type=kind, data_root=str(real_frame), pipeline=cfg['pipeline'], classes=cfg['classes'], test_mode=True)
+        cfg = dict(type=kind, data_root=str(real_frame), pipeline=cfg['pipeline'], classes=cfg['classes'],
+                   test_mode=True)
     dataset = build_dataset(cfg)
     before = frozen(dataset.data_infos)
     sample, again = dataset[0], dataset[0]
@@ -122,6 +125,25 @@ def test_test_pipeline(published_data, real_frame, kind):
         pixels, depth = project(point, original)
         front = depth > 0
         np.testing.assert_allclose(project(point, new)[0][front], pixels[front] / 2 - [0, 130], rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize('paste', [True, False])
+def test_a_sample_without_points_and_boxes(published_data, nuscenes_infos, write_nuscenes_infos, tmp_path, paste):
+    (tmp_path / 'empty.bin').touch()
+    info = dict(nuscenes_infos[0], lidar_path=str(tmp_path / 'empty.bin'), sweeps=[])
+    for key in ('gt_boxes', 'gt_names', 'gt_velocity', 'num_lidar_pts', 'valid_flag'):
+        info[key] = info[key][:0]
+    cfg = dict(published_data['train']['dataset'], ann_file=write_nuscenes_infos([info]), filter_empty_gt=False)
+    if not paste:
+        cfg['pipeline'] = [t for t in cfg['pipeline'] if t['type'] != 'UnifiedObjectSample']
+    np.random.seed(0)
+    sample = build_dataset(cfg)[0]
+    assert sample['img'].data.shape == (6, 3, 320, 800) and sample['points'].data.shape[1] == 5
+    assert (len(sample['points'].data) > 0) == (len(sample['gt_labels_3d'].data) > 0) == paste
+    assert sample['gt_bboxes_3d'].data.tensor.shape == (len(sample['gt_labels_3d'].data), 9)
+    assert sample['gt_labels_3d'].data.dtype == torch.int64
+    cfg = dict(published_data['test'], ann_file=write_nuscenes_infos([info]))
+    assert build_dataset(cfg)[0]['points'][0].data.shape == (0, 5)
 
 
 def test_config_is_not_written_to(published_data):

@@ -56,15 +56,17 @@ def test_exactly_the_boxes_that_collide_are_left_out(build_sampler, records, tmp
     rng = np.random.default_rng(seed)
 
     def crowd(num):
-        return np.concatenate([rng.uniform(-15, 15, (num, 2)), np.zeros((num, 1)), rng.uniform([3, 0.5, 1], [6, 1, 2], (num, 3)),
-                               rng.uniform(-3, 3, (num, 1)), np.zeros((num, 2))], axis=1).astype(np.float32)
+        low, high = [-15, -15, 0, 3, 0.5, 1, -3, 0, 0], [15, 15, 0, 6, 1, 2, 3, 0, 0]
+        return rng.uniform(low, high, (num, 9)).astype(np.float32)
 
     given = crowd(5)
     offered = {name: crowd(20) for name in ('car', 'pedestrian')}
     offered['car'][0] = given[0]  # a frame's own object: coincides with a box that is there
     path = tmp_path / 'crowd.pkl'
     path.write_bytes(pickle.dumps({
-        name: [dict(records['car'][0], name=name, box3d_lidar=box) for box in boxes] for name, boxes in offered.items()}))
+        name: [dict(records['car'][0], name=name, box3d_lidar=box) for box in boxes]
+        for name, boxes in offered.items()
+    }))
     np.random.seed(seed)
     sampler = build_sampler(info_path=str(path), prepare={}, sample_groups=dict(car=20, pedestrian=20))
     drawn = sampler.sample_all(given, np.full(5, 9))['gt_bboxes_3d']

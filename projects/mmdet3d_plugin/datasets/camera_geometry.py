@@ -2,7 +2,8 @@
 
 Names and directions: ``lidar2cam`` (4, 4) takes homogeneous LiDAR coordinates (x, y, z, 1) in metres to camera
 coordinates, ``cam_intrinsic`` (4, 4) takes these to (u * depth, v * depth, depth, 1) with u, v in pixels, and
-``lidar2img = cam_intrinsic @ lidar2cam``. Pixel coordinates are continuous: pixel (i, j) covers [j, j + 1) x [i, i + 1).
+``lidar2img = cam_intrinsic @ lidar2cam``. Pixel coordinates are continuous: the pixel in row i, column j covers
+[j, j + 1) x [i, i + 1).
 """
 import numpy as np
 

@@ -24,9 +24,9 @@ class FrameFolderDataset(Custom3DDataset):
         ann_file (str | None): The info file; default: the only ``*.pkl`` in ``data_root``. It is a pickle: load only
             files that you trust, unpickling runs code.
         pipeline (list[dict] | None): Data pipeline.
-        classes (Sequence[str] | str | None): Class names in the order of the labels, or a file that lists them; default:
-            the categories of the info file in its order. Boxes of other categories, and of label -1 in the info file
-            ("not evaluated"), are left out.
+        classes (Sequence[str] | str | None): Class names in the order of the labels, or a file that lists them;
+            default: the categories of the info file in its order. Boxes of other categories, and of label -1 in the
+            info file ("not evaluated"), are left out.
         modality (dict | None): ``use_lidar``, ``use_camera``...; default: LiDAR and cameras.
         box_type_3d (str): Only 'LiDAR'.
         filter_empty_gt (bool): In training, draw another frame in place of one without boxes.
@@ -176,8 +176,8 @@ class FrameFolderDataset(Custom3DDataset):
 
         Returns:
             dict[str, float]: ``recall`` in [0, 1], ``mean_centre_error`` (m, over the boxes found), ``num_gt``,
-            ``num_detections`` (that passed both limits, mean per frame). Recall and error are NaN where there is nothing
-            to average.
+            ``num_detections`` (that passed both limits, mean per frame). Recall and error are NaN where there is
+            nothing to average.
 
         Raises:
             ValueError: if ``results`` does not have one entry per frame, or ``metric`` is unknown.
@@ -204,8 +204,9 @@ class FrameFolderDataset(Custom3DDataset):
             num_gt=float(len(errors)),
             num_detections=num_detections / len(self))
         print_log(
-            f"{found.sum()} of {len(errors)} boxes with >= {min_lidar_points} LiDAR points found within {max_distance} m: "
-            f"recall {summary['recall']:.3f}, mean centre error {summary['mean_centre_error']:.3f} m", logger)
+            f'{found.sum()} of {len(errors)} boxes with >= {min_lidar_points} LiDAR points found within '
+            f"{max_distance} m: recall {summary['recall']:.3f}, mean centre error {summary['mean_centre_error']:.3f} m",
+            logger)
         return summary
 
 

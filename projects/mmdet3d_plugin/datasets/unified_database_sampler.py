@@ -14,9 +14,9 @@ class UnifiedDataBaseSampler(DataBaseSampler):
     """Sample ground-truth objects with their points and their image crops from a database on disk.
 
     The database is a pickle ``{class name: [record, ...]}`` (load only files that you trust: unpickling runs code). A
-    record has ``name``, ``path`` (points, float32 .bin, relative to the bottom centre of the box), ``image_path`` (crop,
-    .png; '' where no camera saw the object), ``box3d_lidar`` (x, y, z of the bottom centre, l, w, h, yaw, and vx, vy
-    where the dataset has velocities), ``num_points_in_gt`` and ``difficulty``.
+    record has ``name``, ``path`` (points, float32 .bin, relative to the bottom centre of the box), ``image_path``
+    (crop, .png; '' where no camera saw the object), ``box3d_lidar`` (x, y, z of the bottom centre, l, w, h, yaw, and
+    vx, vy where the dataset has velocities), ``num_points_in_gt`` and ``difficulty``.
 
     Args:
         info_path, data_root, rate, prepare, sample_groups, classes, bbox_code_size, points_loader, file_client_args:

@@ -19,8 +19,8 @@ def scene(num_boxes=5, num_points=50, fields=('gt_bboxes_3d', ), cameras=True, s
     """Results dict; box i of every field holds point i at its bottom centre."""
     rng = np.random.default_rng(seed)
     points = np.concatenate([rng.uniform(-40, 40, (max(num_points, 0), 3)), rng.uniform(0, 1, (num_points, 2))], axis=1)
-    boxes = np.concatenate([points[:num_boxes, :3], rng.uniform(1, 4, (num_boxes, 3)), rng.uniform(-3, 3, (num_boxes, 3))],
-                           axis=1)
+    sizes, yaw_and_velocity = rng.uniform(1, 4, (num_boxes, 3)), rng.uniform(-3, 3, (num_boxes, 3))
+    boxes = np.concatenate([points[:num_boxes, :3], sizes, yaw_and_velocity], axis=1)
     results = dict(points=LiDARPoints(points.astype(np.float32), points_dim=5), bbox3d_fields=list(fields),
                    box_type_3d=LiDARInstance3DBoxes, img_fields=[])
     for field in fields:
@@ -64,7 +64,8 @@ def test_points_boxes_and_cameras_move_together(transform, fields, num_boxes):
     assert results['bbox3d_fields'] == list(fields)
     for field in fields:
         assert results[field].tensor.shape == (num_boxes, 9)
-        torch.testing.assert_close(results[field].tensor[:, :3], results['points'].coord[:num_boxes], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            results[field].tensor[:, :3], results['points'].coord[:num_boxes], rtol=1e-4, atol=1e-4)
 
 
 @transforms
@@ -85,7 +86,8 @@ def test_boxes_keep_their_points(transform):
     local = points[:5] - boxes.gravity_center
     cos, sin = torch.cos(boxes.yaw), torch.sin(boxes.yaw)
     local = torch.stack([cos * local[:, 0] + sin * local[:, 1], -sin * local[:, 0] + cos * local[:, 1], local[:, 2]], 1)
-    torch.testing.assert_close((local / boxes.dims).abs(), torch.tensor([[0.2, 0.1, 0.3]]).repeat(5, 1), rtol=0, atol=1e-4)
+    expected = torch.tensor([[0.2, 0.1, 0.3]]).repeat(5, 1)
+    torch.testing.assert_close((local / boxes.dims).abs(), expected, rtol=0, atol=1e-4)
     torch.testing.assert_close((points[5:10] - boxes.bottom_center)[:, :2], boxes.tensor[:, 7:9], rtol=1e-3, atol=1e-3)
 
 
@@ -142,7 +144,8 @@ def test_global_motion_by_hand():
     angle, scale = np.random.uniform(-0.785, 0.785), np.random.uniform(0.9, 1.1)
     shift = np.random.normal(scale=np.float32([0.5] * 3), size=3)
     x, y, z = start.T
-    expected = scale * np.stack([np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y, z], 1) + shift
+    turned = np.stack([np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y, z], axis=1)
+    expected = scale * turned + shift
     np.testing.assert_allclose(results['points'].coord.numpy(), expected, atol=1e-4)
     assert results['pcd_scale_factor'] == scale and results['transformation_3d_flow'] == ['R', 'S', 'T']
     np.testing.assert_array_equal(results['pcd_trans'], shift)

@@ -21,7 +21,8 @@ class UnifiedObjectSample(ObjectSample):
     Args:
         db_sampler (dict): Config of the sampler; type :class:`UnifiedDataBaseSampler` unless given.
         sample_2d (bool): Paste into the images, too.
-        sample_method (str): 'depth': paste from far to near; 'by_order': first the scene's objects, then the pasted ones.
+        sample_method (str): 'depth': paste from far to near; 'by_order': first the scene's objects, then the pasted
+            ones.
         modify_points (bool): Drop points that project to where the image shows a pasted object they do not belong to.
         mixup_rate (float): Weight of what is pasted over what was there, in [0, 1]; negative: replace.
 
@@ -76,8 +77,8 @@ class UnifiedObjectSample(ObjectSample):
             crops (list[np.ndarray | None]): K crops.
 
         Returns:
-            tuple[list, list]: the images, and for each a map (H, W) of the pasted object, 0 to K - 1, that it shows there,
-            -1 elsewhere.
+            tuple[list, list]: the images, and for each a map (H, W) of the pasted object, 0 to K - 1, that it shows
+            there, -1 elsewhere.
         """
         num_present = len(corners) - len(crops)
         crops = [None] * num_present + crops
