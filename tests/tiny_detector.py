@@ -1,10 +1,12 @@
 """A detector and a dataset with all the randomness and containers of the real ones, small enough for tests of the tools."""
+import os
 import random
 
 import mmcv
 import numpy as np
 import torch
 from mmcv.parallel import DataContainer
+from mmcv.runner import HOOKS, Hook
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet.datasets import DATASETS
 from mmdet.models.builder import DETECTORS
@@ -111,3 +113,15 @@ class TinyDataset:
 
     def format_results(self, results, jsonfile_prefix):
         mmcv.dump([result['index'] for result in results], f'{jsonfile_prefix}.json')
+
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    """Ends the process without any clean-up when an epoch starts."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == self.epoch:
+            os._exit(9)

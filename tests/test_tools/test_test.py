@@ -1,0 +1,61 @@
+import json
+import os
+
+import mmcv
+import pytest
+import torch
+
+from tests.tiny_detector import write_config
+
+
+def scores(path):
+    return {result['index']: result['pts_bbox']['scores_3d'].item() for result in mmcv.load(str(path))}
+
+
+def test_evaluation_and_results_of_a_checkpoint(run_tool, trained):
+    output = run_tool('test.py', 'tiny.py', 'work_dirs/tiny/latest.pth', '--out', 'new/results.pkl', '--eval', 'bbox',
+                      '--eval-options', 'scale=0.0', cwd=trained)
+    assert 'mean_score: 0.0' in output and 'wrote 5 results to new/results.pkl' in output
+    assert list(scores(trained / 'new' / 'results.pkl')) == list(range(5))
+
+
+def test_several_processes_train_and_test_as_one_would(run_tool, tmp_path):
+    """dist_train writes one set of files; dist_test on its checkpoint equals test, for a number of samples that is odd."""
+    write_config(tmp_path)
+    output = run_tool('dist_train.sh', 'tiny.py', 2, '--work-dir', 'work', cwd=tmp_path)
+    assert 'Processes: 2' in output and output.count('Saving checkpoint at 2 epochs') == 1
+    assert output.count('Epoch(val) [2]') == 1 and len(list((tmp_path / 'work').glob('*.log'))) == 1
+    assert len(torch.load(tmp_path / 'work' / 'latest.pth', weights_only=True)['meta']['rng_states']) == 2
+
+    output = run_tool('dist_test.sh', 'tiny.py', 'work/latest.pth', 2, '--out', 'two.pkl', '--eval', 'bbox', cwd=tmp_path)
+    assert output.count('mean_score') == 1
+    run_tool('test.py', 'tiny.py', 'work/latest.pth', '--out', 'one.pkl', '--eval', 'bbox', cwd=tmp_path)
+    one, two = scores(tmp_path / 'one.pkl'), scores(tmp_path / 'two.pkl')
+    assert list(one) == list(two) == list(range(5)) and one == pytest.approx(two, rel=1e-6)
+    assert sorted(os.listdir(tmp_path)) == ['one.pkl', 'tiny.py', 'two.pkl', 'work']
+
+
+def test_format_only(run_tool, trained, tmp_path):
+    run_tool('test.py', 'tiny.py', 'work_dirs/tiny/latest.pth', '--format-only', '--fuse-conv-bn', '--eval-options',
+             f'jsonfile_prefix={tmp_path}/formatted', cwd=trained)
+    assert json.loads((tmp_path / 'formatted.json').read_text()) == list(range(5))
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['no.pth', '--eval', 'bbox'], 'argument checkpoint: no such file: no.pth'),
+    (['work_dirs/tiny/latest.pth'], 'give --out, --eval or --format-only'),
+    (['work_dirs/tiny/latest.pth', '--eval', 'bbox', '--format-only'], '--eval and --format-only exclude each other'),
+    (['work_dirs/tiny/latest.pth', '--out', 'results.json'], "--out must end with .pkl or .pickle, got 'results.json'"),
+    (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--cfg-options', 'model.width=4'], 'size mismatch for encoder.0.weight'),
+])
+def test_mistakes(run_tool, trained, arguments, message):
+    before = sorted(os.listdir(trained))
+    assert message in run_tool('test.py', 'tiny.py', *arguments, cwd=trained, code=None)
+    assert sorted(os.listdir(trained)) == before
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+@pytest.mark.parametrize('arguments', [[], ['tiny.py', 'latest.pth', 'two'], ['tiny.py', '0', '0']])
+def test_usage_of_the_shell_scripts(run_tool, tmp_path, script, arguments):
+    output = run_tool(script, *arguments, cwd=tmp_path, code=2)
+    assert f'usage: {script} CONFIG' in output

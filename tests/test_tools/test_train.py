@@ -1,0 +1,100 @@
+import json
+import os
+
+import pytest
+import torch
+from mmcv import Config
+
+from tests.tiny_detector import write_config
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def test_the_work_directory_holds_what_mm_users_expect(trained):
+    work_dir = trained / 'work_dirs' / 'tiny'
+    files = sorted(os.listdir(work_dir))
+    logs = [name for name in files if name.endswith('.log')]
+    assert len(logs) == 1 and f'{logs[0]}.json' in files
+    assert set(files) - {*logs, f'{logs[0]}.json'} == {'epoch_1.pth', 'epoch_2.pth', 'latest.pth', 'tf_logs', 'tiny.py'}
+    assert os.readlink(work_dir / 'latest.pth') == 'epoch_2.pth' and os.listdir(work_dir / 'tf_logs')
+    assert Config.fromfile(str(work_dir / 'tiny.py')).model.type == 'TinyDetector'
+
+    text = (work_dir / logs[0]).read_text()
+    assert 'seed: 0' in text and 'device: ' in text and 'Epoch [2][4/4]' in text
+    first, *lines = [json.loads(line) for line in (work_dir / f'{logs[0]}.json').read_text().splitlines()]
+    assert first['exp_name'] == 'tiny.py' and first['seed'] == 0
+    assert [line['mode'] for line in lines] == (['train'] * 4 + ['val']) * 2 and 'mean_score' in lines[-1]
+
+    meta = torch.load(work_dir / 'epoch_2.pth', weights_only=True)['meta']
+    assert meta['CLASSES'] == ('thing', ) and 'TinyDetector' in meta['config'] and meta['mmdet3d_version']
+
+
+def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(run_tool, tmp_path):
+    """With worker processes, evaluation between the epochs, and a learning-rate and momentum schedule over all of them."""
+    write_config(tmp_path)
+    options = ['--deterministic', '--cfg-options', 'runner.max_epochs=3', 'data.workers_per_gpu=2']
+    run_tool('train.py', 'tiny.py', '--work-dir', 'whole', *options, cwd=tmp_path)
+    (tmp_path / 'killed.py').write_text("_base_ = './tiny.py'\ncustom_hooks = [dict(type='KillHook', epoch=1)]\n")
+    run_tool('train.py', 'killed.py', '--work-dir', 'parts', *options, cwd=tmp_path, code=9)
+    assert not (tmp_path / 'parts' / 'epoch_2.pth').exists()
+    # Another seed: all that is random must come from the checkpoint.
+    run_tool('train.py', 'tiny.py', '--work-dir', 'parts', '--auto-resume', '--seed', 1, *options, cwd=tmp_path)
+    whole, parts = weights(tmp_path / 'whole' / 'epoch_3.pth'), weights(tmp_path / 'parts' / 'epoch_3.pth')
+    assert all(torch.equal(whole[key], parts[key]) for key in whole | parts)
+
+
+def test_augmentation_differs_from_epoch_to_epoch_and_from_process_to_process():
+    """mmdet seeds its workers alike at each epoch."""
+    import random
+    from functools import partial
+
+    import numpy as np
+
+    from projects.mmdet3d_plugin.apis.train import _seed_worker
+
+    class Numbers(torch.utils.data.Dataset):
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return random.random(), np.random.rand(), torch.rand(1).item()
+
+    def epochs(rank, seed=0):
+        torch.manual_seed(seed)
+        loader = torch.utils.data.DataLoader(Numbers(), num_workers=2, worker_init_fn=partial(_seed_worker, rank=rank))
+        return [float(number) for _ in range(2) for row in loader for number in row]
+
+    first, again, other_rank = epochs(0), epochs(0), epochs(1)
+    assert first == again
+    assert len({*first, *other_rank}) == len(first) + len(other_rank) == 48
+
+
+def test_start_from_weights(run_tool, trained, tmp_path):
+    """A router is added to the model; what the checkpoint lacks is logged."""
+    write_config(tmp_path)
+    output = run_tool('train.py', 'tiny.py', '--no-validate', '--cfg-options', 'model.router=True', 'runner.max_epochs=1',
+                      'find_unused_parameters=True', f'load_from={trained}/work_dirs/tiny/latest.pth', cwd=tmp_path)
+    assert 'missing keys in source state_dict: pts_bbox_head.aqr_router.weight, pts_bbox_head.aqr_router.bias' in output
+    assert 'loaded 9 of 9 weights' in output and 'Epoch(val)' not in output
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--cfg-options', 'load_from=ckpts/no.pth'], 'load_from: no such checkpoint: ckpts/no.pth'),
+    (['--cfg-options', 'optimiser.lr=1'], "the config has no 'optimiser'; did you mean optimizer"),
+    (['--cfg-options', 'total_epochs=7'], 'total_epochs=7 and runner.max_epochs=2 contradict each other'),
+    (['--resume-from', 'no.pth'], 'argument --resume-from: no such file: no.pth'),
+    (['--launcher', 'pytorch'], "launcher 'pytorch' needs the environment variables"),
+])
+def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
+    write_config(tmp_path)
+    assert message in run_tool('train.py', 'tiny.py', *arguments, cwd=tmp_path, code=None)
+    assert os.listdir(tmp_path) == ['tiny.py']
+
+
+def test_evaluation_arguments_are_checked_before_training(run_tool, tmp_path):
+    write_config(tmp_path)
+    output = run_tool('train.py', 'tiny.py', '--cfg-options', 'evaluation.intervall=3', cwd=tmp_path, code=None)
+    assert "evaluation: TinyDataset.evaluate does not take {'intervall': 3}" in output and 'Epoch [1]' not in output
