@@ -86,3 +86,10 @@ def test_different_box_counts_give_the_mean_of_the_samples(detector, make_data, 
     alone = [step(detector, sample(data, index))['gradients'] for index in range(2)]
     first, _ = on_two_processes(lambda rank: step(detector, sample(data, rank)), tmp_path, monkeypatch)
     assert_same(first['gradients'], {name: (alone[0][name] + alone[1][name]) / 2 for name in alone[0]})
+
+
+def test_a_process_without_denoising_queries_keeps_step_with_the_other(detector, make_data, tmp_path, monkeypatch):
+    """More boxes than queries in one process only: the collective calls of the two must still match."""
+    data = make_data((300, 200), (15, 2))
+    first, second = on_two_processes(lambda rank: step(detector, sample(data, rank)), tmp_path, monkeypatch)
+    assert all(torch.equal(first['state'][name], value) for name, value in second['state'].items())

@@ -44,6 +44,9 @@ class SetCriterion(nn.Module):
             for ``dn_loss_``. Without denoising queries the latter are zero, so that every rank logs the same names.
         """
         num_layers = tasks[0]['cls_logits'].shape[0]
+        # Every process takes part in the mean, also one that has nothing to denoise.
+        num_noised = tasks[0]['cls_logits'].new_tensor([0.0 if denoising is None else len(denoising.boxes)])
+        num_noised = reduce_mean(num_noised).clamp(min=1).item()
         losses = {}
         for layer in range(num_layers):
             prefix = '' if layer == num_layers - 1 else f'd{layer}.'
@@ -53,7 +56,7 @@ class SetCriterion(nn.Module):
             if denoising is None:
                 denoised = [(losses[f'{prefix}loss_cls'] * 0, losses[f'{prefix}loss_bbox'] * 0)]
             else:
-                denoised = [self._denoising_losses(codes, logits, denoising, task)
+                denoised = [self._denoising_losses(codes, logits, denoising, task, num_noised)
                             for task, (codes, logits) in enumerate(self._predictions(tasks, layer, 'dn_'))]
             losses[f'{prefix}dn_loss_cls'], losses[f'{prefix}dn_loss_bbox'] = map(sum, zip(*denoised))
         return losses
@@ -99,15 +102,13 @@ class SetCriterion(nn.Module):
         # An empty selection still gives a zero that is part of the graph.
         return loss_cls, self._box_loss(codes[is_matched], targets[is_matched], num_pos)
 
-    def _denoising_losses(self, codes, logits, denoising, task):
+    def _denoising_losses(self, codes, logits, denoising, task, num_noised):
         """Losses of one task in one layer: (B, P, 10) codes and (B, P, classes) logits against the boxes they were made of."""
         place = denoising.sample_index, denoising.slot_index
-        num_boxes = len(denoising.boxes)
-        avg_factor = max(num_boxes * math.pi / 6 * self.dn_split**3, 1)
+        avg_factor = max(len(denoising.boxes) * math.pi / 6 * self.dn_split**3, 1)
         loss_cls = self.loss_cls(logits[place], self._task_labels(denoising.noisy_labels, task), avg_factor=avg_factor)
         mine = self._task_labels(denoising.labels, task) < self.task_sizes[task]
-        num_boxes = reduce_mean(codes.new_tensor([float(num_boxes)])).clamp(min=1).item()
-        loss_bbox = self._box_loss(codes[place][mine], denoising.boxes[mine], num_boxes)
+        loss_bbox = self._box_loss(codes[place][mine], denoising.boxes[mine], num_noised)
         return self.dn_weight * loss_cls, self.dn_weight * loss_bbox
 
     def _box_loss(self, codes, boxes, avg_factor):
