@@ -71,7 +71,7 @@ def write_detections(path, detections, classes, **header):
             centre=centre,  # gravity centre, m
             size=size,  # length, width, height, m
             yaw=yaw,  # rad, from +x towards +y
-            velocity=[value if math.isfinite(value) else None for value in velocity])  # m/s; unknown: null
+            velocity=[value if math.isfinite(value) else None for value in velocity] or None)  # m/s; unknown: null
         for label, score, centre, size, yaw, velocity in zip(
             detections['labels_3d'].tolist(), detections['scores_3d'].tolist(), boxes.gravity_center.tolist(),
             boxes.dims.tolist(), boxes.yaw.tolist(), boxes.tensor[:, 7:9].tolist())
