@@ -32,6 +32,9 @@ class GroupLayerNorm1d(nn.Module):
 class SeparateTaskHead(BaseModule):
     """One small MLP per predicted quantity; the decoder layers are its groups, each with weights of its own (CMT).
 
+    Convolutions keep PyTorch's initialisation. Upstream declares Kaiming's, which never reaches its heads; with so few output
+    channels it would start box codes tens of metres off (loss 191 instead of 36 on the real frame).
+
     Args:
         in_channels (int): channels C of a decoded query.
         heads (dict[str, tuple[int, int]]): per quantity, output channels and number of layers.
@@ -45,7 +48,7 @@ class SeparateTaskHead(BaseModule):
     def __init__(self, in_channels, heads, groups=1, head_conv=64, final_kernel=1, init_bias=-2.19, init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: the initialisation of SeparateTaskHead is fixed, got {init_cfg}')
-        super().__init__(init_cfg=dict(type='Kaiming', layer='Conv1d'))
+        super().__init__()
         self.heads = dict(heads)
         self.groups = groups
         self.init_bias = init_bias
