@@ -44,7 +44,8 @@ def draw():
 
 
 def run(work_dir, workers, with_hook=True, interrupt_after=None, resume_from=None, seed=0, runner_type=EpochBasedRunner):
-    """Train the tiny model and return its final weights; evaluation, which draws numbers, runs after each epoch."""
+    """Train the tiny model and return its final weights; evaluation, which draws numbers, runs now and then,
+    also before the first epoch of a resumed run."""
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     model = MMDataParallel(TinyDetector())
     runner = runner_type(
@@ -55,7 +56,7 @@ def run(work_dir, workers, with_hook=True, interrupt_after=None, resume_from=Non
         checkpoint_config=dict(interval=1), log_config=dict(interval=1, hooks=[dict(type='TextLoggerHook')]),
         momentum_config=dict(policy='cyclic', target_ratio=(0.9, 1), cyclic_times=1, step_ratio_up=0.4))
     loader = partial(build_dataloader, samples_per_gpu=2, workers_per_gpu=workers, dist=False)
-    runner.register_hook(EvalHook(loader(TinyDataset(3, test_mode=True), shuffle=False), interval=2))
+    runner.register_hook(EvalHook(loader(TinyDataset(3, test_mode=True), shuffle=False), interval=2, start=1))
     if with_hook:
         runner.register_hook_from_cfg(dict(type='RNGStateHook', priority='LOWEST'))
     if interrupt_after is not None:

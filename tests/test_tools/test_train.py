@@ -32,9 +32,9 @@ def test_the_work_directory_holds_what_mm_users_expect(trained):
 
 
 def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(run_tool, tmp_path):
-    """With worker processes, evaluation between the epochs, and a learning-rate and momentum schedule over all of them."""
+    """With worker processes, evaluation between the epochs and before the first of a resumed run, and a learning-rate and momentum schedule over all of them."""
     write_config(tmp_path)
-    options = ['--deterministic', '--cfg-options', 'runner.max_epochs=3', 'data.workers_per_gpu=2']
+    options = ['--deterministic', '--cfg-options', 'runner.max_epochs=3', 'data.workers_per_gpu=2', 'evaluation.start=1']
     run_tool('train.py', 'tiny.py', '--work-dir', 'whole', *options, cwd=tmp_path)
     (tmp_path / 'killed.py').write_text("_base_ = './tiny.py'\ncustom_hooks = [dict(type='KillHook', epoch=1)]\n")
     run_tool('train.py', 'killed.py', '--work-dir', 'parts', *options, cwd=tmp_path, code=9)
@@ -84,7 +84,7 @@ def test_start_from_weights(run_tool, trained, tmp_path):
 @pytest.mark.parametrize('arguments, message', [
     (['--cfg-options', 'load_from=ckpts/no.pth'], 'load_from: no such checkpoint: ckpts/no.pth'),
     (['--cfg-options', 'optimiser.lr=1'], "the config has no 'optimiser'; did you mean optimizer"),
-    (['--cfg-options', 'total_epochs=7'], 'total_epochs=7 and runner.max_epochs=2 contradict each other'),
+    (['--cfg-options', 'total_epochs=7'], 'by both alike; got total_epochs=7 and runner.max_epochs=2'),
     (['--resume-from', 'no.pth'], 'argument --resume-from: no such file: no.pth'),
     (['--launcher', 'pytorch'], "launcher 'pytorch' needs the environment variables"),
 ])
