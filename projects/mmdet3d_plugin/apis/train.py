@@ -96,12 +96,13 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
 def _consistent_config(cfg):
     """A copy of the config in mmdet's current form; contradictions raise."""
     cfg = copy.deepcopy(cfg)
-    runner = cfg.setdefault('runner', {})
+    runner = dict(cfg.get('runner') or {})
     runner.setdefault('type', 'EpochBasedRunner')
     max_epochs = runner.setdefault('max_epochs', cfg.get('total_epochs'))
     if max_epochs is None or cfg.get('total_epochs', max_epochs) != max_epochs:
         raise ValueError(f'the number of epochs must be given by total_epochs, by runner.max_epochs or by both alike; got '
                          f'total_epochs={cfg.get("total_epochs")} and runner.max_epochs={max_epochs}')
+    cfg.runner = runner
     cfg = compat_cfg(cfg)
     if cfg.runner.type not in ('EpochBasedRunner', CheckpointSafeRunner.__name__):
         raise ValueError(f'runner.type must be EpochBasedRunner, got {cfg.runner.type!r}')
