@@ -231,6 +231,9 @@ def test_evaluation(frame_dataset):
     assert limited['num_detections'] == high.sum() and limited['recall'] < 1
     best = frame_dataset.evaluate([detections(boxes, labels, scores)], max_detections=int(high.sum()))
     assert best == limited
+    order = np.arange(len(boxes))[::-1].copy()
+    reversed_ = detections(boxes[order], labels[order], scores[order])
+    assert frame_dataset.evaluate([reversed_], max_detections=int(high.sum())) == limited
 
     nothing = frame_dataset.evaluate([detections(boxes[:0], labels[:0], scores[:0])])
     assert nothing['recall'] == 0 and np.isnan(nothing['mean_centre_error'])

@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -151,7 +152,9 @@ def test_mixup_weighs_crop_against_image(rate, value, dtype):
 
 def test_objects_without_crop_behind_or_at_the_camera_are_not_pasted():
     places = [box(10), box(-10), box(0.5), box(10, 50.)]  # no crop, behind, around the camera plane, beside the image
-    results = transform(places, crops=[None, crop(200), crop(200), crop(200)])(scene())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # no arithmetic on corners that have no pixel
+        results = transform(places, crops=[None, crop(200), crop(200), crop(200)])(scene())
     assert (results['img'][0] == 100).all()
     assert len(results['gt_bboxes_3d']) == 4 and len(results['points']) == 5  # in the cloud they are
 
@@ -165,6 +168,15 @@ def test_modify_points_keeps_what_the_image_shows():
     np.testing.assert_array_equal(results['points'].coord.numpy(), np.float32([beside, behind_camera, [7., 0., 0.]]))
     kept = transform(**arguments)(scene(points=[behind_near, beside, behind_camera]))
     assert len(kept['points']) == 5
+
+
+def test_modify_points_sees_the_scene_in_front_of_a_pasted_object():
+    near, far = box(8), box(20)
+    on_near, far_away = [7.2, 0., 0.], [60., 0., 0.]
+    results = transform([far], modify_points=True)(scene([near], [on_near, far_away]))
+    assert len(results['points']) == 3  # the image shows the scene's object there, so no point is taken away
+    without = transform([far], modify_points=True)(scene((), [on_near, far_away]))
+    np.testing.assert_array_equal(without['points'].coord.numpy(), np.float32([far[:3]]))
 
 
 def test_modify_points_on_an_empty_cloud():
