@@ -9,7 +9,9 @@
 # ~/.cache/cmt-aqr), MAX_JOBS (compile jobs, default: mmcv's own choice).
 set -euo pipefail
 
-TORCH_MIN=2.4 TORCH_BELOW=2.14          # mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20)
+# A torch in this range is kept. mmdet 2.28 calls checkpoint() without use_reentrant, which torch announces to refuse after
+# 2.9; mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20).
+TORCH_MIN=2.4 TORCH_BELOW=2.10
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pins=$root/requirements.txt
 
@@ -30,7 +32,7 @@ stage() { awk -v want="$1" '/^# stage:/ { on = ($3 == want); next } on && NF && 
 pip_install() {
     local name=$1; shift
     log "installing stage '$name'"
-    stage "$name" | "$python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" \
+    stage "$name" | "$python" -m pip install -qq --disable-pip-version-check --constraint "$constraints" \
         "$@" --requirement /dev/stdin
 }
 
@@ -95,9 +97,9 @@ if [ "$mode" = active ]; then
 fi
 
 # The cached environment is shared by all checkouts with the same pins, so it holds no link to any one of them: tools
-# and tests put their own checkout on the path. The key covers the pins and how they are installed.
+# and tests put their own checkout on the path.
 base=$(find_python)
-key=$(cat "$pins" "${BASH_SOURCE[0]}" | sha256sum | cut -c1-12)-py311-$(uname -m)
+key=$(sha256sum "$pins" | cut -c1-12)-py311-$(uname -m)
 env_dir=${CMT_AQR_CACHE:-$HOME/.cache/cmt-aqr}/env-$key
 mkdir -p "$(dirname "$env_dir")"
 exec 9> "$env_dir.lock"
