@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests. The checkout under test goes on the path: the environment holds no link to any checkout."""
+"""Fixtures shared by all tests. The checkout under test goes on the path: the environment links to no checkout."""
 import sys
 from pathlib import Path
 

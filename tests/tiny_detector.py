@@ -1,4 +1,4 @@
-"""A detector and a dataset with all the randomness and containers of the real ones, small enough for tests of the tools."""
+"""A detector and a dataset with the randomness and containers of the real ones, small enough to test the tools."""
 import os
 import random
 
@@ -105,7 +105,8 @@ class TinyDataset:
             return dict(points=[DataContainer(points)], img_metas=[meta])
         target = points.mean().reshape(1)
         points = points * random.uniform(0.9, 1.1) + np.random.normal(0, 0.1) + 0.1 * torch.randn(points.shape)
-        return dict(points=DataContainer(points), img_metas=meta, target=DataContainer(target, stack=True, pad_dims=None))
+        target = DataContainer(target, stack=True, pad_dims=None)
+        return dict(points=DataContainer(points), img_metas=meta, target=target)
 
     def evaluate(self, results, metric='bbox', logger=None, scale=1.0):
         assert [result['index'] for result in results] == list(range(len(self)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detect objects in frames given as files and draw them: tools/demo.py CONFIG [CHECKPOINT] --frame DIR --out DIR [options]"""
+"""Detect objects in frames given as files and draw them: tools/demo.py CONFIG [CHECKPOINT] --frame DIR --out DIR"""
 import argparse
 import logging
 import os.path as osp
@@ -19,7 +19,8 @@ from projects.mmdet3d_plugin.visualization import draw_bev, draw_cameras  # noqa
 def parse_args():
     parser = argparse.ArgumentParser(description='Detect objects in frames given as files and draw them')
     cli.add_config_arguments(parser)
-    parser.add_argument('checkpoint', nargs='?', type=cli.existing_checkpoint, help='without one the weights are untrained')
+    parser.add_argument('checkpoint', nargs='?', type=cli.existing_checkpoint,
+                        help='checkpoint file or its http(s) address; without one the weights are untrained')
     parser.add_argument('--frame', required=True, metavar='DIR', help='folder of frames, see FrameFolderDataset')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for pictures and detections')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score that is drawn, written and counted')
@@ -80,9 +81,9 @@ def write_frame(args, dataset, index, sample, detections):
         sample=info['sample_idx'], score_thr=args.score_thr)
     points, = sample['points']  # one test-time augmentation
     draw_bev(f'{stem}_bev.png', points.data.numpy(), truth, detections['boxes_3d'], title=title)
-    draw_cameras(
-        f'{stem}_cameras.png', [mmcv.imread(file, channel_order='rgb') for file in info['img_filename']], info['lidar2img'],
-        list(dataset.data_infos[index]['images']), truth, detections['boxes_3d'], title=title)
+    images = [mmcv.imread(file, channel_order='rgb') for file in info['img_filename']]
+    names = list(dataset.data_infos[index]['images'])
+    draw_cameras(f'{stem}_cameras.png', images, info['lidar2img'], names, truth, detections['boxes_3d'], title=title)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,8 @@ tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 usage="usage: dist_test.sh CONFIG CHECKPOINT PROCESSES [arguments of test.py]"
 [ $# -ge 3 ] || { echo "$usage" >&2; exit 2; }
 positional=("${@:1:2}") processes=${@:3:1}
-[[ $processes =~ ^[1-9][0-9]*$ ]] || { echo "dist_test.sh: PROCESSES must be a positive number, got '$processes'; $usage" >&2; exit 2; }
+[[ $processes =~ ^[1-9][0-9]*$ ]] ||
+    { echo "dist_test.sh: PROCESSES must be a positive number, got '$processes'; $usage" >&2; exit 2; }
 python=$tools/../.venv/bin/python
 [ -x "$python" ] || python=python
 exec "${PYTHON:-$python}" -m torch.distributed.run \

@@ -10,7 +10,8 @@ tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 usage="usage: dist_train.sh CONFIG PROCESSES [arguments of train.py]"
 [ $# -ge 2 ] || { echo "$usage" >&2; exit 2; }
 positional=("${@:1:1}") processes=${@:2:1}
-[[ $processes =~ ^[1-9][0-9]*$ ]] || { echo "dist_train.sh: PROCESSES must be a positive number, got '$processes'; $usage" >&2; exit 2; }
+[[ $processes =~ ^[1-9][0-9]*$ ]] ||
+    { echo "dist_train.sh: PROCESSES must be a positive number, got '$processes'; $usage" >&2; exit 2; }
 python=$tools/../.venv/bin/python
 [ -x "$python" ] || python=python
 exec "${PYTHON:-$python}" -m torch.distributed.run \

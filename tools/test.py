@@ -16,13 +16,12 @@ def main():
     parser.add_argument('checkpoint', type=cli.existing_checkpoint, help='checkpoint file or its http(s) address')
     cli.add_process_arguments(parser)
     parser.add_argument('--out', help='pickle file for the detections')
-    parser.add_argument('--eval', nargs='+', metavar='METRIC', help='evaluate; which metrics there are depends on the dataset '
-                        '(nuScenes: bbox)')
+    parser.add_argument('--eval', nargs='+', metavar='METRIC', help='evaluate with these metrics (nuScenes: bbox)')
     parser.add_argument('--format-only', action='store_true', help='only write the submission files of the dataset')
     parser.add_argument('--eval-options', nargs='+', action=cli.OptionAction, metavar='KEY=VALUE',
                         help='further arguments of dataset.evaluate() or dataset.format_results()')
     parser.add_argument('--fuse-conv-bn', action='store_true', help='merge BatchNorm into convolutions')
-    parser.add_argument('--gpu-collect', action='store_true', help='collect the results of several processes through GPUs')
+    parser.add_argument('--gpu-collect', action='store_true', help='several processes collect results through GPUs')
     parser.add_argument('--tmpdir', help='folder through which several processes collect results otherwise')
     parser.add_argument('--drop-router', action='store_true',
                         help='leave out the router weights of an AQR checkpoint when the config has no router')

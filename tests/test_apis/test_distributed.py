@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from mmcv import Config
 from mmcv.parallel import collate
 from mmcv.runner import EpochBasedRunner, OptimizerHook
 from mmdet.apis import single_gpu_test
@@ -16,6 +17,7 @@ from mmdet.datasets import build_dataloader
 from torch import nn
 
 from projects.mmdet3d_plugin.apis import distributed
+from projects.mmdet3d_plugin.apis.train import _build_train_loader
 from tests.tiny_detector import TinyDataset, TinyDetector
 
 
@@ -190,6 +192,15 @@ class TestSeedEverything:
 
     def test_a_drawn_seed_is_the_same_in_all_processes(self, tmp_path, monkeypatch):
         first, second = on_two_processes(
-            lambda rank: [np.random.seed(rank), distributed.seed_everything(None), distributed.seed_everything(5, True)],
-            tmp_path, monkeypatch)
-        assert first[1] == second[1] and (first[2], second[2]) == (5, 6)
+            lambda rank: (np.random.seed(rank), distributed.seed_everything()), tmp_path, monkeypatch)
+        assert first == second
+
+    def test_another_seed_in_each_process_deals_out_every_sample_once(self, tmp_path, monkeypatch):
+        def epoch(rank):
+            cfg = Config(dict(seed=distributed.seed_everything(5, diff_seed=True), data=dict(train_dataloader=dict(
+                samples_per_gpu=2, workers_per_gpu=0))))
+            loader = _build_train_loader(TinyDataset(8), cfg, distributed=True, logger=logging.getLogger())
+            return torch.rand(1).item(), [meta['index'] for batch in loader for meta in batch['img_metas'].data[0]]
+
+        first, second = on_two_processes(epoch, tmp_path, monkeypatch)
+        assert first[0] != second[0] and sorted(first[1] + second[1]) == list(range(8))

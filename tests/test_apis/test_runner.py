@@ -46,7 +46,8 @@ def test_a_kill_while_writing_leaves_the_old_checkpoints_whole(tmp_path, epoch):
     runner.save_checkpoint(str(tmp_path))
     before = (tmp_path / 'epoch_2.pth').read_bytes()
 
-    process = multiprocessing.get_context('fork').Process(target=save_and_die_half_way, args=(at_epoch(runner, epoch), ))
+    at_epoch(runner, epoch)
+    process = multiprocessing.get_context('fork').Process(target=save_and_die_half_way, args=(runner, ))
     process.start()
     process.join()
     assert process.exitcode == 9
@@ -85,7 +86,7 @@ def test_resume_restores_weights_optimizer_counters_and_messages_but_keeps_own_m
 
 def test_resume_refuses_other_architectures(tmp_path):
     at_epoch(build(tmp_path, width=4), 0).save_checkpoint(str(tmp_path))
-    with pytest.raises(ValueError, match=r'epoch_1.pth does not fit the model(?s:.*)size mismatch for encoder.0.weight'):
+    with pytest.raises(ValueError, match='(?s)epoch_1.pth does not fit the model.*size mismatch for encoder.0.weight'):
         build(tmp_path).resume(str(tmp_path / 'epoch_1.pth'))
 
 

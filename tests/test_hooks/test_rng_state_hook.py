@@ -28,7 +28,7 @@ class Interruption(Exception):
 
 
 class InterruptHook(Hook):
-    """Ends the process after some epochs, as a kill would: after the checkpoint and the evaluation, before the next epoch."""
+    """Ends the run when an epoch starts, as a kill would: the last epoch is saved and evaluated."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -43,20 +43,19 @@ def draw():
     return random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()
 
 
-def run(work_dir, workers, with_hook=True, interrupt_after=None, resume_from=None, seed=0, runner_type=EpochBasedRunner):
-    """Train the tiny model and return its final weights; evaluation, which draws numbers, runs now and then,
-    also before the first epoch of a resumed run."""
+def run(work_dir, workers, with_hook=True, interrupt_after=None, resume_from=None, seed=0):
+    """Train the tiny model and return its final weights; evaluation, which draws numbers, runs in between."""
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     model = MMDataParallel(TinyDetector())
-    runner = runner_type(
-        model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2), work_dir=str(work_dir), logger=logging.getLogger(),
-        meta=dict(), max_epochs=EPOCHS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    runner = EpochBasedRunner(
+        model, optimizer=optimizer, work_dir=str(work_dir), logger=logging.getLogger(), meta=dict(), max_epochs=EPOCHS)
     runner.register_training_hooks(
         dict(policy='cyclic', target_ratio=(6, 1e-4), cyclic_times=1, step_ratio_up=0.4), dict(grad_clip=None),
         checkpoint_config=dict(interval=1), log_config=dict(interval=1, hooks=[dict(type='TextLoggerHook')]),
         momentum_config=dict(policy='cyclic', target_ratio=(0.9, 1), cyclic_times=1, step_ratio_up=0.4))
     loader = partial(build_dataloader, samples_per_gpu=2, workers_per_gpu=workers, dist=False)
-    runner.register_hook(EvalHook(loader(TinyDataset(3, test_mode=True), shuffle=False), interval=2, start=1))
+    runner.register_hook(EvalHook(loader(TinyDataset(3, test_mode=True), shuffle=False), interval=2))
     if with_hook:
         runner.register_hook_from_cfg(dict(type='RNGStateHook', priority='LOWEST'))
     if interrupt_after is not None:

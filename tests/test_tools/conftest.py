@@ -19,8 +19,8 @@ from tests.tiny_detector import write_config
 def run_tool(repo_root, tmp_path_factory):
     """Run a script of tools/ in a process of its own and return all that it printed.
 
-    Python scripts start in a fork of this process, which has the imports behind it; `fresh=True` starts a new interpreter,
-    as a user does. `code` is the expected exit code, None stands for any but 0.
+    Python scripts start in a fork of this process, which has the imports behind it; `fresh=True` starts a new
+    interpreter, as a user does. `code` is the expected exit code, None stands for any but 0.
     """
 
     def run(name, *arguments, cwd, code=0, fresh=False):

@@ -20,16 +20,17 @@ def test_evaluation_and_results_of_a_checkpoint(run_tool, trained):
 
 
 def test_several_processes_train_and_test_as_one_would(run_tool, tmp_path):
-    """dist_train writes one set of files; dist_test on its checkpoint equals test, for a number of samples that is odd."""
+    """dist_train writes one set of files; dist_test on its checkpoint equals test, for an odd number of samples."""
     write_config(tmp_path)
     output = run_tool('dist_train.sh', 'tiny.py', 2, '--work-dir', 'work', cwd=tmp_path)
     assert 'Processes: 2' in output and output.count('Saving checkpoint at 2 epochs') == 1
     assert output.count('Epoch(val) [2]') == 1 and len(list((tmp_path / 'work').glob('*.log'))) == 1
     assert len(torch.load(tmp_path / 'work' / 'latest.pth', weights_only=True)['meta']['rng_states']) == 2
 
-    output = run_tool('dist_test.sh', 'tiny.py', 'work/latest.pth', 2, '--out', 'two.pkl', '--eval', 'bbox', cwd=tmp_path)
+    arguments = ['tiny.py', 'work/latest.pth']
+    output = run_tool('dist_test.sh', *arguments, 2, '--out', 'two.pkl', '--eval', 'bbox', cwd=tmp_path)
     assert output.count('mean_score') == 1
-    run_tool('test.py', 'tiny.py', 'work/latest.pth', '--out', 'one.pkl', '--eval', 'bbox', cwd=tmp_path)
+    run_tool('test.py', *arguments, '--out', 'one.pkl', cwd=tmp_path)
     one, two = scores(tmp_path / 'one.pkl'), scores(tmp_path / 'two.pkl')
     assert list(one) == list(two) == list(range(5)) and one == pytest.approx(two, rel=1e-6)
     assert sorted(os.listdir(tmp_path)) == ['one.pkl', 'tiny.py', 'two.pkl', 'work']
@@ -46,7 +47,8 @@ def test_format_only(run_tool, trained, tmp_path):
     (['work_dirs/tiny/latest.pth'], 'give --out, --eval or --format-only'),
     (['work_dirs/tiny/latest.pth', '--eval', 'bbox', '--format-only'], '--eval and --format-only exclude each other'),
     (['work_dirs/tiny/latest.pth', '--out', 'results.json'], "--out must end with .pkl or .pickle, got 'results.json'"),
-    (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--cfg-options', 'model.width=4'], 'size mismatch for encoder.0.weight'),
+    (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--cfg-options', 'model.width=4'],
+     'size mismatch for encoder.0.weight'),
 ])
 def test_mistakes(run_tool, trained, arguments, message):
     before = sorted(os.listdir(trained))

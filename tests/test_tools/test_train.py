@@ -32,9 +32,10 @@ def test_the_work_directory_holds_what_mm_users_expect(trained):
 
 
 def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(run_tool, tmp_path):
-    """With worker processes, evaluation between the epochs and before the first of a resumed run, and a learning-rate and momentum schedule over all of them."""
+    """With worker processes, evaluations (one of them starts the resumed run), and schedules over all epochs."""
     write_config(tmp_path)
-    options = ['--deterministic', '--cfg-options', 'runner.max_epochs=3', 'data.workers_per_gpu=2', 'evaluation.start=1']
+    options = ['--deterministic', '--cfg-options', 'runner.max_epochs=3', 'data.workers_per_gpu=2',
+               'evaluation.start=1']
     run_tool('train.py', 'tiny.py', '--work-dir', 'whole', *options, cwd=tmp_path)
     (tmp_path / 'killed.py').write_text("_base_ = './tiny.py'\ncustom_hooks = [dict(type='KillHook', epoch=1)]\n")
     run_tool('train.py', 'killed.py', '--work-dir', 'parts', *options, cwd=tmp_path, code=9)
@@ -75,8 +76,8 @@ def test_augmentation_differs_from_epoch_to_epoch_and_from_process_to_process():
 def test_start_from_weights(run_tool, trained, tmp_path):
     """A router is added to the model; what the checkpoint lacks is logged."""
     write_config(tmp_path)
-    output = run_tool('train.py', 'tiny.py', '--no-validate', '--cfg-options', 'model.router=True', 'runner.max_epochs=1',
-                      'find_unused_parameters=True', f'load_from={trained}/work_dirs/tiny/latest.pth', cwd=tmp_path)
+    output = run_tool('train.py', 'tiny.py', '--no-validate', '--cfg-options', 'model.router=True',
+                      'runner.max_epochs=1', f'load_from={trained}/work_dirs/tiny/latest.pth', cwd=tmp_path)
     assert 'missing keys in source state_dict: pts_bbox_head.aqr_router.weight, pts_bbox_head.aqr_router.bias' in output
     assert 'loaded 9 of 9 weights' in output and 'Epoch(val)' not in output
 

@@ -8,8 +8,8 @@ from pathlib import Path
 def atomic_path(path):
     """Context manager: write to the path it yields; that file is renamed to `path` when the block ends without error.
 
-    The temporary file lies in the same folder (a rename across file systems is not atomic) and keeps the suffix (writers
-    choose the format by it). Its name is fixed, so what a killed process leaves is overwritten by the next attempt.
+    The temporary file lies in the same folder (a rename across file systems is not atomic) and keeps the suffix
+    (writers choose the format by it). Its name is fixed: the next attempt overwrites what a killed process leaves.
 
     Args:
         path (str | Path): final name; its folder is created.

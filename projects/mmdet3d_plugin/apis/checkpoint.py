@@ -41,8 +41,8 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
         refused = re.search(r'GLOBAL (\S+)', str(error))
         raise ValueError(
             f'checkpoint {path} is damaged or holds Python objects besides tensors and plain values'
-            f'{f" ({refused.group(1)})" if refused else ""}. Reading such objects can run code hidden in the file; if you '
-            'trust its origin, pass --trust-checkpoint (trusted=True)') from error
+            f'{f" ({refused.group(1)})" if refused else ""}. Reading such objects can run code hidden in the file; '
+            'if you trust its origin, pass --trust-checkpoint (trusted=True)') from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(f'checkpoint {path} cannot be read, it may be damaged: {error}') from error
     if isinstance(checkpoint, dict) and 'state_dict' not in checkpoint:
@@ -59,8 +59,8 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
 def _without_wrapper_prefix(state_dict, prefix='module.'):
     """Drop the prefix of data-parallel wrappers from keys and from `_metadata`.
 
-    The metadata holds the format version of each module. Without it mmdet3d's sparse convolutions take their weights to be
-    in the axis order of spconv 1.x and permute them.
+    The metadata holds the format version of each module. Without it mmdet3d's sparse convolutions take their weights
+    to be in the axis order of spconv 1.x and permute them.
     """
     renamed = OrderedDict((key.removeprefix(prefix), value) for key, value in state_dict.items())
     metadata = getattr(state_dict, '_metadata', None)
@@ -81,8 +81,8 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
         model (nn.Module): receives the weights; wrappers are looked through.
         state_dict (dict): from `read_checkpoint`.
         source (str): name of its origin for messages.
-        router_missing_ok (bool): a state dict without any router weights (a CMT checkpoint) fits an AQR model, whose router
-            keeps its initial, neutral weights.
+        router_missing_ok (bool): a state dict without any router weights (a CMT checkpoint) fits an AQR model, whose
+            router keeps its initial, neutral weights.
         drop_router (bool): leave out the router weights of an AQR checkpoint where the model has no router.
         logger (logging.Logger): told about a missing or dropped router.
 
@@ -107,7 +107,7 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
         model.load_state_dict(fitted, strict=True)
     except RuntimeError as error:
         hint = '' if hasattr(state_dict, '_metadata') else (
-            '\n\tThe file has no version metadata, so sparse convolutions were taken to be in the layout of spconv 1.x.')
+            '\n\tThe file has no version metadata: sparse convolutions were taken to be in the layout of spconv 1.x.')
         if given_router and not own_router:
             hint += '\n\tIts router weights can be left out with --drop-router (drop_router=True).'
         raise ValueError(f'{source} does not fit the model. {error}{hint}') from error
@@ -124,8 +124,8 @@ def load_pretrained(model, state_dict, source='the state dict', logger=None):
     # Compared by size, because sparse convolutions of spconv 1.x are permuted while they load.
     fitting = [key for key, value in state_dict.items() if key in own and own[key].numel() == value.numel()]
     if not fitting:
-        raise ValueError(f'load_from: none of the {len(state_dict)} weights of {source} fits the model; its keys start with '
-                         f'{sorted({key.split(".")[0] for key in state_dict})}, the model\'s with '
-                         f'{sorted({key.split(".")[0] for key in own})}')
+        first = [sorted({key.split('.')[0] for key in keys}) for keys in (state_dict, own)]
+        raise ValueError(f'load_from: none of the {len(state_dict)} weights of {source} fits the model; its keys start '
+                         f'with {first[0]}, those of the model with {first[1]}')
     load_matching_weights(model, state_dict, strict=False, logger=logger)
     print_log(f'loaded {len(fitting)} of {len(state_dict)} weights of {source}', logger)

@@ -9,14 +9,15 @@ from mmcv import Config, DictAction
 
 from .distributed import LAUNCHERS
 
-# Keys that may be added to the sections of a config that no constructor checks. Sections with a `type` take any key here:
-# what is built from them rejects the keys it does not know.
+# Keys that may be added to the sections of a config that no constructor checks. Sections with a `type` take any key
+# here: what is built from them rejects the keys it does not know.
 _KNOWN_KEYS = {
     '': {
-        'auto_resume', 'auto_scale_lr', 'checkpoint_config', 'cudnn_benchmark', 'custom_hooks', 'custom_imports', 'data',
-        'dist_params', 'evaluation', 'find_unused_parameters', 'fp16', 'load_from', 'log_config', 'log_level', 'lr_config',
-        'model', 'momentum_config', 'mp_start_method', 'opencv_num_threads', 'optimizer', 'optimizer_config', 'plugin',
-        'plugin_dir', 'resume_from', 'runner', 'test_cfg', 'total_epochs', 'train_cfg', 'work_dir', 'workflow'
+        'auto_resume', 'auto_scale_lr', 'checkpoint_config', 'cudnn_benchmark', 'custom_hooks', 'custom_imports',
+        'data', 'dist_params', 'evaluation', 'find_unused_parameters', 'fp16', 'load_from', 'log_config', 'log_level',
+        'lr_config', 'model', 'momentum_config', 'mp_start_method', 'opencv_num_threads', 'optimizer',
+        'optimizer_config', 'plugin', 'plugin_dir', 'resume_from', 'runner', 'test_cfg', 'total_epochs', 'train_cfg',
+        'work_dir', 'workflow'
     },
     'data': {
         'persistent_workers', 'samples_per_gpu', 'test', 'test_dataloader', 'train', 'train_dataloader', 'val',
@@ -56,11 +57,11 @@ def add_config_arguments(parser):
     """Add what every tool takes: the config, its options, and the permission to unpickle."""
     parser.add_argument('config', type=existing_file, help='config file')
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, metavar='KEY=VALUE',
-                        help='override settings of the config, e.g. model.pts_bbox_head.aqr_bias_strength=3.0; lists as '
-                        'key="[a,b]" or key=a,b, nested as key="[(a,b),(c,d)]", without spaces')
+                        help='override settings of the config, e.g. model.pts_bbox_head.aqr_bias_strength=3.0; lists '
+                        'as key="[a,b]" or key=a,b, nested as key="[(a,b),(c,d)]", without spaces')
     parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='unpickle arbitrary Python objects of checkpoints, which can run code hidden in them: only for '
-                        'files whose origin you trust')
+                        help='unpickle arbitrary Python objects of checkpoints, which can run code hidden in them: '
+                        'only for files whose origin you trust')
 
 
 def add_process_arguments(parser):

@@ -73,7 +73,7 @@ def init_distributed(launcher, backend='nccl', **kwargs):
 
 
 class DistributedDataParallel(MMDistributedDataParallel):
-    """mmcv's wrapper that unpacks DataContainers with and without device ids, in `forward`, `train_step` and `val_step`."""
+    """mmcv's wrapper that unpacks DataContainers with and without device ids, in all three ways to call it."""
 
     def _unpack(self, inputs, kwargs):
         inputs, kwargs = scatter_kwargs(inputs, kwargs, self.device_ids or _CPU_DEVICE_IDS, dim=self.dim)
@@ -152,15 +152,13 @@ def seed_everything(seed=None, diff_seed=False, deterministic=False):
         seed (int): None draws one, the same for all processes.
         diff_seed (bool): add the rank to the seed, so that processes draw different numbers.
         deterministic (bool): cuDNN without autotuning and torch's deterministic algorithms where it has them (a warning
-            names those that it lacks). On CPU too: indexing with repeated indices sums in an order of its own otherwise.
+            names those that it lacks). On CPU too: adding at repeated indices otherwise depends on the threads.
 
     Returns:
-        int: the seed of this process.
+        int: the seed without the rank; samplers need it, which deal out the samples in the same order everywhere.
     """
     seed = init_random_seed(seed, device=default_device())
-    if diff_seed:
-        seed += get_dist_info()[0]
-    set_random_seed(seed, deterministic=deterministic)
+    set_random_seed(seed + get_dist_info()[0] if diff_seed else seed, deterministic=deterministic)
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS is deterministic only with this
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -34,8 +34,8 @@ def detect(model, dataset):
         dataset (Dataset): in test mode.
 
     Yields:
-        tuple[dict, dict, float]: a sample; its detections (`boxes_3d`, `scores_3d`, `labels_3d`, on CPU); the seconds that
-        the model took, without loading the sample.
+        tuple[dict, dict, float]: a sample; its detections (`boxes_3d`, `scores_3d`, `labels_3d`, on CPU); the seconds
+        that the model took, without loading the sample.
     """
     model = wrap_model(model)
     for index in range(len(dataset)):

@@ -1,4 +1,4 @@
-"""The epoch-based runner of the training tools: checkpoints are written atomically, read safely and resumed strictly."""
+"""The epoch-based runner of the training tools: checkpoints are written atomically, read safely, resumed strictly."""
 import os.path as osp
 
 from mmcv.fileio import FileClient
@@ -22,7 +22,17 @@ class CheckpointSafeRunner(EpochBasedRunner):
         self.trust_checkpoint = trust_checkpoint
         self.meta = {**(self.meta or {}), 'world_size': self.world_size}
 
-    def save_checkpoint(self, out_dir, filename_tmpl='epoch_{}.pth', save_optimizer=True, meta=None, create_symlink=True):
+    def call_hook(self, fn_name):
+        super().call_hook(fn_name)
+        if fn_name == 'before_train_epoch':
+            self.model.train()  # EvalHook(start=...) may have evaluated, which leaves the model in evaluation mode
+
+    def save_checkpoint(self,
+                        out_dir,
+                        filename_tmpl='epoch_{}.pth',
+                        save_optimizer=True,
+                        meta=None,
+                        create_symlink=True):
         """As mmcv's, but the file and the link `latest.pth` appear complete or not at all."""
         if FileClient.parse_uri_prefix(out_dir) is not None:  # object stores write whole objects by themselves
             super().save_checkpoint(out_dir, filename_tmpl, save_optimizer, meta, create_symlink)
@@ -44,7 +54,7 @@ class CheckpointSafeRunner(EpochBasedRunner):
         return checkpoint
 
     def resume(self, checkpoint, resume_optimizer=True, map_location='cpu'):
-        """Go on where a checkpoint of this runner was written: weights, optimizer, counters, hooks' messages, RNG states.
+        """Go on where a checkpoint was written: weights, optimizer, counters, messages of hooks, RNG states.
 
         Unlike mmcv's, it demands weights that fit exactly, does not execute the config text stored in the file, and
         keeps this run's own config and environment in `meta`.
@@ -61,8 +71,9 @@ class CheckpointSafeRunner(EpochBasedRunner):
         path, checkpoint = checkpoint, read_checkpoint(checkpoint, map_location, self.trust_checkpoint)
         needed = {'epoch', 'iter'} - set(checkpoint.get('meta') or {})
         if needed or (resume_optimizer and self.optimizer is not None and 'optimizer' not in checkpoint):
-            raise ValueError(f'{path} cannot be resumed from: it holds weights but no {sorted(needed) or "optimizer state"}; '
-                             'to start a new training from its weights use --cfg-options load_from=FILE')
+            raise ValueError(f'{path} cannot be resumed from: it holds weights but no '
+                             f'{sorted(needed) or "optimizer state"}; to start a new training from its weights use '
+                             '--cfg-options load_from=FILE')
         load_weights(self.model, checkpoint['state_dict'], path)
         if resume_optimizer and isinstance(self.optimizer, dict):
             for name, optimizer in self.optimizer.items():

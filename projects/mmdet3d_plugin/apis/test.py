@@ -21,7 +21,7 @@ def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoin
 
     Args:
         cfg (mmcv.Config): from `load_config`.
-        checkpoint_path (str): weights of the same architecture; those of plain CMT also fit a model with AQR (`load_weights`).
+        checkpoint_path (str): weights of the same architecture; those of plain CMT also fit a model with AQR.
         drop_router (bool): see `load_weights`.
         trust_checkpoint (bool): see `read_checkpoint`.
 
@@ -40,8 +40,8 @@ def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoin
 
 
 def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, eval_options=None, fuse_bn=False,
-             launcher='none', gpu_id=0, gpu_collect=False, tmpdir=None, seed=None, deterministic=False, drop_router=False,
-             trust_checkpoint=False):
+             launcher='none', gpu_id=0, gpu_collect=False, tmpdir=None, seed=None, deterministic=False,
+             drop_router=False, trust_checkpoint=False):
     """Run a checkpoint over `cfg.data.test`; write, format or evaluate the detections.
 
     Args:

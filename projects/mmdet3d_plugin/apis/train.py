@@ -50,8 +50,8 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         cfg.resume_from = find_latest_checkpoint(cfg.work_dir)
     start_from = cfg.resume_from or cfg.load_from
     if start_from and '://' not in start_from and not osp.isfile(start_from):
-        raise FileNotFoundError(f'{"resume_from" if cfg.resume_from else "load_from"}: no such checkpoint: {start_from} '
-                                '(--cfg-options load_from=None trains without one)')
+        option = 'resume_from' if cfg.resume_from else 'load_from'
+        raise FileNotFoundError(f'{option}: no such checkpoint: {start_from} (--cfg-options {option}=None for none)')
 
     distributed = init_distributed(launcher, **cfg.get('dist_params', {}))
     rank, world_size = get_dist_info()
@@ -76,7 +76,7 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         train_cfg = cfg.data.train
         while 'dataset' in train_cfg:
             train_cfg = train_cfg.dataset
-        datasets.append(build_dataset({**copy.deepcopy(cfg.data.val), 'pipeline': train_cfg.pipeline, 'test_mode': False}))
+        datasets.append(build_dataset({**cfg.data.val, 'pipeline': train_cfg.pipeline, 'test_mode': False}))
     model = build_model(cfg.model, train_cfg=cfg.get('train_cfg'), test_cfg=cfg.get('test_cfg'))
     model.init_weights()
     model.CLASSES = datasets[0].CLASSES
@@ -100,8 +100,8 @@ def _consistent_config(cfg):
     runner.setdefault('type', 'EpochBasedRunner')
     max_epochs = runner.setdefault('max_epochs', cfg.get('total_epochs'))
     if max_epochs is None or cfg.get('total_epochs', max_epochs) != max_epochs:
-        raise ValueError(f'the number of epochs must be given by total_epochs, by runner.max_epochs or by both alike; got '
-                         f'total_epochs={cfg.get("total_epochs")} and runner.max_epochs={max_epochs}')
+        raise ValueError('the number of epochs must be given by total_epochs, by runner.max_epochs or by both alike; '
+                         f'got total_epochs={cfg.get("total_epochs")} and runner.max_epochs={max_epochs}')
     cfg.runner = runner
     cfg = compat_cfg(cfg)
     if cfg.runner.type not in ('EpochBasedRunner', CheckpointSafeRunner.__name__):
@@ -117,8 +117,13 @@ def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, 
     auto_scale_lr(cfg, distributed, logger)
     runner = build_runner(
         {**cfg.runner, 'type': CheckpointSafeRunner.__name__},
-        dict(model=model, optimizer=build_optimizer(model, cfg.optimizer), work_dir=cfg.work_dir, logger=logger, meta=meta,
-             trust_checkpoint=trust_checkpoint))
+        dict(
+            model=model,
+            optimizer=build_optimizer(model, cfg.optimizer),
+            work_dir=cfg.work_dir,
+            logger=logger,
+            meta=meta,
+            trust_checkpoint=trust_checkpoint))
     runner.timestamp = timestamp  # text and JSON log get the same name
 
     cfg = copy.deepcopy(cfg)  # registering takes the entries apart
@@ -144,8 +149,8 @@ def _build_train_loader(dataset, cfg, distributed, logger):
         **cfg.data.get('train_dataloader', {})
     }
     if options.get('persistent_workers'):
-        logger.warning('persistent_workers=True: random states of workers outlive an epoch and cannot be saved; a resumed '
-                       'run will not repeat the interrupted one exactly')
+        logger.warning('persistent_workers=True: random states of workers outlive an epoch and cannot be saved; '
+                       'a resumed run will not repeat the interrupted one exactly')
     loader = build_dataloader(dataset, **options)
     # mmdet seeds workers alike at every epoch, which repeats the augmentation of each epoch in the next one.
     loader.worker_init_fn = partial(_seed_worker, rank=get_dist_info()[0])
@@ -170,5 +175,6 @@ def _register_evaluation(runner, cfg, distributed):
     try:  # now, not after the first epochs
         inspect.signature(dataset.evaluate).bind(None, logger=None, **hook.eval_kwargs)
     except TypeError as error:
-        raise ValueError(f'evaluation: {type(dataset).__name__}.evaluate does not take {hook.eval_kwargs}: {error}') from error
+        raise ValueError(
+            f'evaluation: {type(dataset).__name__}.evaluate does not take {hook.eval_kwargs}: {error}') from error
     runner.register_hook(hook, priority='LOW')

@@ -23,10 +23,10 @@ def get_rng_state():
         dict: strings, numbers and None only: `torch.load(weights_only=True)` reads it and mmcv's JSON log can write it.
     """
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached_gaussian = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state()
     return dict(
         python=dict(version=version, words=_encode(np.array(words, dtype=np.uint32)), gauss=gauss),
-        numpy=dict(name=name, keys=_encode(keys), position=position, has_gauss=has_gauss, cached_gaussian=cached_gaussian),
+        numpy=dict(name=name, keys=_encode(keys), position=position, has_gauss=has_gauss, cached=cached),
         torch=_encode(torch.get_rng_state().numpy()),
         cuda=_encode(torch.cuda.get_rng_state().numpy()) if torch.cuda.is_available() else None)
 
@@ -35,8 +35,8 @@ def set_rng_state(state):
     """Restore what `get_rng_state` returned; the GPU's generator only where the state holds one and a GPU is there."""
     python, numpy = state['python'], state['numpy']
     random.setstate((python['version'], tuple(_decode(python['words'], np.uint32).tolist()), python['gauss']))
-    np.random.set_state((numpy['name'], _decode(numpy['keys'], np.uint32), numpy['position'], numpy['has_gauss'],
-                         numpy['cached_gaussian']))
+    keys = _decode(numpy['keys'], np.uint32)
+    np.random.set_state((numpy['name'], keys, numpy['position'], numpy['has_gauss'], numpy['cached']))
     torch.set_rng_state(torch.from_numpy(_decode(state['torch'], np.uint8).copy()))
     if state['cuda'] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.from_numpy(_decode(state['cuda'], np.uint8).copy()))
@@ -46,8 +46,8 @@ def set_rng_state(state):
 class RNGStateHook(Hook):
     """Start every epoch with the random state in which the previous one ended, in this run or in the one resumed from.
 
-    The states of all processes are gathered when an epoch ends and stand in the checkpoint's `meta['rng_states']`, one a
-    rank. They are restored before every epoch, not only after resumption: then evaluation between two epochs, which
+    The states of all processes are gathered when an epoch ends and stand in the checkpoint's `meta['rng_states']`, one
+    a rank. They are restored before every epoch, not only after resumption: then evaluation between two epochs, which
     draws numbers too, leaves no trace in training. Workers of data loaders are seeded by torch from the restored state
     whenever they start, which is at each epoch unless they are persistent.
 
@@ -62,11 +62,11 @@ class RNGStateHook(Hook):
         if states is not None and len(states) == runner.world_size:
             return
         if states is not None:
-            runner.logger.warning(f'RNG states of {len(states)} processes cannot be restored in {runner.world_size}: the '
-                                  'resumed run will not repeat the interrupted one exactly')
+            runner.logger.warning(f'RNG states of {len(states)} processes cannot be restored in {runner.world_size}: '
+                                  'the resumed run will not repeat the interrupted one exactly')
         elif runner.epoch > 0:
-            runner.logger.warning('the checkpoint holds no RNG states: the resumed run will not repeat the interrupted one '
-                                  'exactly')
+            runner.logger.warning('the checkpoint holds no RNG states: '
+                                  'the resumed run will not repeat the interrupted one exactly')
         self._gather(runner)
 
     def before_train_epoch(self, runner):

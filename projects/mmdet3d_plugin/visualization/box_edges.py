@@ -18,13 +18,14 @@ def project_edges(corners, lidar2img, near=0.1):
         np.ndarray: (M, 2, 2) line segments (start and end, u and v) in pixels, of all edges that reach past `near`.
     """
     homogeneous = np.concatenate([corners, np.ones_like(corners[..., :1])], axis=-1)  # (N, 8, 4)
-    scaled = (homogeneous @ np.asarray(lidar2img, dtype=np.float64).T)[..., :3]  # (N, 8, 3): u * depth, v * depth, depth
+    scaled = (homogeneous @ np.asarray(lidar2img, dtype=np.float64).T)[..., :3]  # (N, 8, 3): u depth, v depth, depth
     segments = scaled[:, EDGES].reshape(-1, 2, 3)  # (N * 12, 2, 3)
     segments = segments[(segments[..., 2] > near).any(axis=1)]
     start, end = segments[:, 0], segments[:, 1]
     hidden = segments[..., 2] < near  # (M, 2)
     # Where the line from start to end reaches the near plane; its two depths differ whenever one end is hidden.
-    fraction = np.divide(near - start[:, 2], end[:, 2] - start[:, 2], out=np.zeros(len(segments)), where=hidden.any(axis=1))
+    fraction = np.zeros(len(segments))
+    np.divide(near - start[:, 2], end[:, 2] - start[:, 2], out=fraction, where=hidden.any(axis=1))
     crossing = start + fraction[:, None] * (end - start)  # (M, 3)
     segments = np.where(hidden[..., None], crossing[:, None], segments)
     return segments[..., :2] / segments[..., 2:]

@@ -46,8 +46,8 @@ def draw_bev(path, points, ground_truth=None, detections=None, limit=54.0, title
         closed = np.concatenate([corners, corners[:, :1]], axis=1)  # (N, 5, 2)
         axes.add_collection(LineCollection([*closed, *np.stack([centre, front], axis=1)], linewidths=1.4, **style))
         handles.append(_legend_entry(name, boxes, style))
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal', xlabel='x, to the right (m)', ylabel='y, forward (m)',
-             title=title)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal', title=title)
+    axes.set(xlabel='x, to the right (m)', ylabel='y, forward (m)')
     axes.grid(linewidth=0.3)
     figure.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False)
     _save(figure, path)
@@ -60,7 +60,7 @@ def draw_cameras(path, images, lidar2img, names, ground_truth=None, detections=N
         path (str | Path): picture to write; its suffix is the format.
         images (list[np.ndarray]): V images (H, W, 3), RGB, uint8.
         lidar2img (list[np.ndarray]): V matrices (4, 4) from LiDAR to the pixels of these images.
-        names (list[str]): V names; the six nuScenes cameras stand as they look out of the car, others in the given order.
+        names (list[str]): V names; the six nuScenes cameras stand as they look out of the car, others as given.
         ground_truth, detections, title: see `draw_bev`.
 
     Raises:
@@ -82,15 +82,15 @@ def draw_cameras(path, images, lidar2img, names, ground_truth=None, detections=N
         axes.imshow(images[view])
         for _, boxes, style in layers:
             segments = project_edges(boxes.corners.cpu().numpy(), lidar2img[view])
-            axes.add_collection(LineCollection(
-                segments, linewidths=1.1, path_effects=[withStroke(linewidth=2.0, foreground='black', alpha=0.5)], **style))
+            outline = withStroke(linewidth=2.0, foreground='black', alpha=0.5)  # for pale surfaces
+            axes.add_collection(LineCollection(segments, linewidths=1.1, path_effects=[outline], **style))
         height, width = images[view].shape[:2]
         axes.set(xlim=(0, width), ylim=(height, 0), title=names[view])
         axes.set_axis_off()
     figure.suptitle(title)
     if layers:
-        figure.legend(handles=[_legend_entry(*layer) for layer in layers], loc='outside lower center', ncols=len(layers),
-                      frameon=False)
+        handles = [_legend_entry(*layer) for layer in layers]
+        figure.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False)
     _save(figure, path)
 
 
