@@ -67,7 +67,7 @@ class WindowAttention(nn.Module):
         total = exp.new_zeros(batch * num_query, heads).index_add(0, owner, exp.sum(-1))
         pooled = torch.einsum('phn,pnhd->phd', exp, values.float())
         out = pooled.new_zeros(batch * num_query, *pooled.shape[1:]).index_add(0, owner, pooled)  # (B * Q, heads, d)
-        out = out / total.masked_fill(total == 0, 1).unsqueeze(-1)
+        out = out / total.clamp(min=1).unsqueeze(-1)  # the peak alone adds 1; less means that no window sees the query
         return out.flatten(1).unflatten(0, (batch, num_query)).to(query.dtype)
 
 
