@@ -2,11 +2,14 @@ import logging
 import multiprocessing
 import os
 
+import numpy as np
 import pytest
 import torch
+from mmcv import ConfigDict
 from mmcv.fileio.file_client import HardDiskBackend
 from mmcv.parallel import MMDataParallel
 
+from projects.mmdet3d_plugin.apis.checkpoint import read_checkpoint
 from projects.mmdet3d_plugin.apis.runner import CheckpointSafeRunner
 from tests.tiny_detector import TinyDetector
 
@@ -82,6 +85,14 @@ def test_resume_restores_weights_optimizer_counters_and_messages_but_keeps_own_m
     assert moments and all(torch.equal(moments[i]['exp_avg'], expected[i]['exp_avg']) for i in expected)
     assert {key: resumed.meta[key] for key in meta} == meta
     assert not os.path.exists('trace')
+
+
+def test_numpy_values_and_config_sections_in_meta_are_written_as_plain_ones(tmp_path):
+    runner = build(tmp_path, meta=dict(hook_msgs=dict(best_score=np.float64(0.5))))
+    at_epoch(runner, 0).save_checkpoint(str(tmp_path), meta=dict(section=ConfigDict(a=[np.arange(2), ('b', )])))
+    meta = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']
+    assert meta['hook_msgs'] == dict(best_score=0.5) and meta['section'] == dict(a=[[0, 1], ('b', )])
+    build(tmp_path).resume(str(tmp_path / 'epoch_1.pth'))
 
 
 def test_resume_refuses_other_architectures(tmp_path):

@@ -4,6 +4,7 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmcv.parallel import is_module_wrapper
 from mmcv.runner.checkpoint import load_state_dict as load_matching_weights
@@ -54,6 +55,15 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
                          f'{f" with keys {list(state_dict)[:5]}" if isinstance(state_dict, dict) else ""}')
     checkpoint['state_dict'] = _without_wrapper_prefix(state_dict)
     return checkpoint
+
+
+def plain_values(value):
+    """Copy nested containers with numpy values and config sections as plain ones, which `read_checkpoint` reads again."""
+    if isinstance(value, dict):
+        return {key: plain_values(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain_values(child) for child in value)
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _without_wrapper_prefix(state_dict, prefix='module.'):
