@@ -7,7 +7,8 @@ _base_ = [
 model = dict(pts_bbox_head=dict(enable_aqr=True))
 optimizer = dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.01)
 optimizer_config = dict(_delete_=True, grad_clip=dict(max_norm=35, norm_type=2))
-total_epochs = 6
-evaluation = dict(interval=6)
-checkpoint_config = dict(interval=6)
+lr_config = dict(step_ratio_up=0.15)
+momentum_config = dict(step_ratio_up=0.15)
+total_epochs = 3       # of 100 iterations each
+evaluation = dict(interval=1)
 log_config = dict(interval=10)
