@@ -42,7 +42,7 @@ def main():
         model = build_trained_model(cfg, args.checkpoint, trust_checkpoint=args.trust_checkpoint)
     else:
         print('NO CHECKPOINT: the weights are untrained, the detections below are noise.')
-        logging.getLogger('mmcv').setLevel(logging.WARNING)  # init_weights reports each parameter
+        mmcv.utils.get_logger('mmcv').setLevel(logging.WARNING)  # init_weights reports each parameter
         model = build_model(cfg.model, test_cfg=cfg.get('test_cfg'))
         model.init_weights()
         model.eval()

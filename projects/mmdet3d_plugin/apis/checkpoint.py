@@ -58,11 +58,11 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
 
 
 def plain_values(value):
-    """Copy nested containers with numpy values and config sections as plain ones, which `read_checkpoint` reads again."""
+    """Copy nested containers; numpy values and config sections become plain ones, which `read_checkpoint` accepts."""
     if isinstance(value, dict):
         return {key: plain_values(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(plain_values(child) for child in value)
+        return (tuple if isinstance(value, tuple) else list)(plain_values(child) for child in value)
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
