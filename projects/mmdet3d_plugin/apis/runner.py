@@ -33,7 +33,7 @@ class CheckpointSafeRunner(EpochBasedRunner):
                         save_optimizer=True,
                         meta=None,
                         create_symlink=True):
-        """As mmcv's, but the file and the link `latest.pth` appear complete or not at all; `meta` becomes plain values."""
+        """As mmcv's, but the file and the link `latest.pth` appear whole or not at all; `meta` becomes plain values."""
         meta, self.meta = plain_values(meta or {}), plain_values(self.meta)  # a best score is often a numpy number
         if FileClient.parse_uri_prefix(out_dir) is not None:  # object stores write whole objects by themselves
             super().save_checkpoint(out_dir, filename_tmpl, save_optimizer, meta, create_symlink)
