@@ -93,3 +93,16 @@ def test_a_process_without_denoising_queries_keeps_step_with_the_other(detector,
     data = make_data((300, 200), (15, 2))
     first, second = on_two_processes(lambda rank: step(detector, sample(data, rank)), tmp_path, monkeypatch)
     assert all(torch.equal(first['state'][name], value) for name, value in second['state'].items())
+
+
+def test_denoising_boxes_are_averaged_over_processes(detector, make_data, tmp_path, monkeypatch):
+    """4 and 2 boxes: each process divides by their mean, 3 (times the groups), instead of its own number."""
+    data = make_data((300, 200), (4, 2))
+
+    def dn_loss_bbox(rank):
+        torch.manual_seed(0)
+        return copy.deepcopy(detector).train()(return_loss=True, **copy.deepcopy(sample(data, rank)))['dn_loss_bbox'].item()
+
+    alone = [dn_loss_bbox(rank) for rank in range(2)]
+    together = on_two_processes(dn_loss_bbox, tmp_path, monkeypatch)
+    assert together == pytest.approx([alone[0] * 4 / 3, alone[1] * 2 / 3], rel=1e-4)

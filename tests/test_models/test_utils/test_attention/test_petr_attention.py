@@ -65,16 +65,25 @@ def test_gradient_reaches_the_bias():
     assert torch.autograd.gradcheck(lambda q, k, b: module(q, k, k, b), (query, key, bias))
 
 
+@pytest.mark.parametrize('mask', [None, 'bool', 'float'])
 @pytest.mark.parametrize('name', NAMES)
-def test_key_padding_mask(name):
+def test_key_padding_mask(name, mask):
+    """Padded keys are as good as absent, beside any other mask."""
     torch.manual_seed(0)
     module = ATTENTION.build(dict(type=name, embed_dims=8, num_heads=2))
     query, key = torch.randn(3, 2, 8), torch.randn(5, 2, 8)
     padding = torch.zeros(2, 5, dtype=torch.bool)
     padding[1, 3:] = True
-    out = module(query, key, key, key_padding_mask=padding)
-    torch.testing.assert_close(out[:, 1:], module(query[:, 1:], key[:3, 1:], key[:3, 1:]))
-    torch.testing.assert_close(out[:, :1], module(query[:, :1], key[:, :1], key[:, :1]))
+    if mask == 'bool':
+        mask = torch.randn(3, 5) > 1
+    elif mask == 'float':
+        mask = torch.randn(3, 5)
+        if name == NAMES[0]:  # nn.MultiheadAttention wants both masks of one kind
+            padding = torch.zeros(2, 5).masked_fill(padding, -torch.inf)
+    out = module(query, key, key, attn_mask=mask, key_padding_mask=padding)
+    short = None if mask is None else mask[:, :3]
+    torch.testing.assert_close(out[:, 1:], module(query[:, 1:], key[:3, 1:], key[:3, 1:], attn_mask=short))
+    torch.testing.assert_close(out[:, :1], module(query[:, :1], key[:, :1], key[:, :1], attn_mask=mask))
 
 
 def test_published_dropout_argument_is_the_residual_one_alone():
