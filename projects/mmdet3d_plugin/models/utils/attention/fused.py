@@ -1,0 +1,210 @@
+"""Exact biased attention without a (Q, F) bias: flash attention per tile of keys, merged by log-sum-exp (design section 5).
+
+Softmax over all keys is the mixture of softmaxes over tiles of keys, weighted by their log-sum-exps. A bias that is constant on a
+tile only shifts the tile's log-sum-exp, so the kernel never sees it. A windowed bias touches few (query, tile) pairs; these alone
+get a mask, shared by all heads. Given the merged output and log-sum-exp, the flash backward of every tile is exact.
+"""
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+# Keys per tile of a windowed segment: smaller tiles mean less masked work and more kernel calls.
+_TILE_KEYS = 2048
+_PLANS = weakref.WeakKeyDictionary()
+
+
+def fused_attention(query, key, value, bias):
+    """``softmax(q k^T / sqrt(d) + bias) v``, exact, with exact gradients of q, k, v and the bias' values.
+
+    Args:
+        query (Tensor): (B, heads, Q, d).
+        key, value (Tensor): (B, heads, F, d).
+        bias (AttentionBias): for F tokens.
+
+    Returns:
+        Tensor: (B, heads, Q, d).
+    """
+    if query.device.type == 'cpu':
+        return _TiledAttention.apply(query, key, value, bias.values, bias)
+    if bias.is_local:
+        mask = bias.dense().to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask if mask.dim() == 4 else mask.unsqueeze(1))
+    return channel_attention(query, key, value, bias)
+
+
+def channel_attention(query, key, value, bias):
+    """A bias that is constant on segments, through channels appended to q and k: public API alone, any device.
+
+    Softmax ignores a constant per query, so only the difference to the last segment's value matters: it becomes a channel of q, which
+    keys of that segment multiply by 1 and all others by 0. Half precision splits the channel in two, leading part and remainder.
+    Arguments and result as in :func:`fused_attention`, without windows.
+    """
+    dims = query.shape[-1]
+    scale = 1 / math.sqrt(dims)
+    values = bias.per_head().float()
+    difference = ((values[..., :-1] - values[..., -1:]) / scale).expand(-1, query.shape[1], -1, -1)  # (B, heads, Q, S - 1)
+    leading = difference.to(query.dtype)
+    channels = [leading]
+    if query.dtype != torch.float32:
+        channels.append((difference - leading).to(query.dtype))
+    one_hot = key.new_zeros(bias.num_tokens, len(bias.shapes) - 1)
+    for index, keys in enumerate(bias.segments[:-1]):
+        one_hot[keys, index] = 1
+    one_hot = one_hot.repeat(1, len(channels)).expand(*key.shape[:-1], -1)
+    padding = -(dims + one_hot.shape[-1]) % 8  # kernels want head sizes that are multiples of 8
+    query = F.pad(torch.cat([query, *channels], dim=-1), (0, padding))
+    key = F.pad(torch.cat([key, one_hot], dim=-1), (0, padding))
+    value = F.pad(value, (0, query.shape[-1] - dims))
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :dims]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Attention of some queries of one or all samples to a run of keys.
+
+    Attributes:
+        batch: slice of samples.
+        queries: (N,) indices, None for all.
+        keys: slice of keys, never empty: the kernel divides by their number.
+        segment: which of the bias' values applies.
+        shifted: the value is added to every score.
+        cone: (N, K) factors of the value, None for none.
+    """
+
+    batch: slice
+    queries: Optional[torch.Tensor]
+    keys: slice
+    segment: int
+    shifted: bool = False
+    cone: Optional[torch.Tensor] = None
+
+    def pick(self, x):
+        """The tile's samples and queries of (B, heads, Q, ...)."""
+        x = x[self.batch]
+        return x if self.queries is None else x.index_select(2, self.queries)
+
+    def put(self, x, part):
+        """Overwrite them."""
+        if self.queries is None:
+            x[self.batch] = part
+        else:
+            x[self.batch].index_copy_(2, self.queries, part)
+
+    def add(self, x, part):
+        """Add to them."""
+        if self.queries is None:
+            x[self.batch] += part
+        else:
+            x[self.batch].index_add_(2, self.queries, part.to(x.dtype))
+
+    def value(self, values):
+        """(b, heads or 1, N) value of each query from (B, heads or 1, Q, S)."""
+        return self.pick(values)[..., self.segment]
+
+    def mask(self, values):
+        """(b, heads or 1, N, K) additive mask, None without window."""
+        return None if self.cone is None else self.value(values).unsqueeze(-1) * self.cone
+
+
+def _plan(bias):
+    """Tiles of a bias, made once per forward pass and shared by all layers."""
+    if bias not in _PLANS:
+        with torch.no_grad():
+            _PLANS[bias] = _window_tiles(bias) if bias.is_local else [
+                _Tile(slice(None), None, keys, segment, shifted=True)
+                for segment, keys in enumerate(bias.segments) if keys.stop > keys.start]
+    return _PLANS[bias]
+
+
+def _window_tiles(bias):
+    """Stripes of rows; the queries whose window reaches into a stripe are masked there, the others are not."""
+    tiles = []
+    for sample in range(bias.values.shape[0]):
+        batch = slice(sample, sample + 1)
+        for segment, (keys, (height, width)) in enumerate(zip(bias.segments, bias.shapes)):
+            stripe = max(1, _TILE_KEYS // max(width, 1))
+            reach = bias.windows[segment] // 2
+            row, seen = bias.cells[sample, :, segment, 0], bias.seen[sample, :, segment]
+            for top in range(0, height if width else 0, stripe):
+                rows = range(top, min(top + stripe, height))
+                run = slice(keys.start + rows.start * width, keys.start + rows.stop * width)
+                reached = seen & (row >= rows.start - reach) & (row < rows.stop + reach)
+                inside, outside = reached.nonzero().flatten(), (~reached).nonzero().flatten()
+                if len(inside):
+                    cone = bias.cone(segment, (sample, inside), rows)
+                    tiles.append(_Tile(batch, inside, run, segment, cone=cone))
+                if len(outside):
+                    tiles.append(_Tile(batch, outside if len(inside) else None, run, segment))
+    return tiles
+
+
+class _TiledAttention(torch.autograd.Function):
+    """Flash attention per tile on CPU; statistics in float32 or wider."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, values, bias):
+        scale = 1 / math.sqrt(query.shape[-1])
+        wide = torch.promote_types(query.dtype, torch.float32)
+        per_head = bias.per_head().detach().to(wide)
+        tiles = _plan(bias)
+        out = query.new_zeros(query.shape, dtype=wide)
+        lse = query.new_full(query.shape[:-1], -math.inf, dtype=wide)
+        parts = []
+        for tile in tiles:
+            tile_out, tile_lse = _flash(tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys], 0.0,
+                                        False, attn_mask=tile.mask(per_head), scale=scale)
+            if tile.shifted:
+                tile_lse = tile_lse + tile.value(per_head)
+                parts += [tile_out, tile_lse]
+            before = tile.pick(lse)
+            after = torch.logaddexp(before, tile_lse)
+            merged = tile.pick(out) * (before - after).exp().unsqueeze(-1) + tile_out * (tile_lse - after).exp().unsqueeze(-1)
+            tile.put(out, merged)
+            tile.put(lse, after)
+        out_narrow = out.to(query.dtype)
+        ctx.save_for_backward(query, key, value, per_head, out_narrow, lse, *parts)
+        ctx.tiles, ctx.scale, ctx.values_shape, ctx.values_dtype = tiles, scale, values.shape, values.dtype
+        return out_narrow
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        query, key, value, per_head, out, lse, *parts = ctx.saved_tensors
+        wide, scale = lse.dtype, ctx.scale
+        grads = [torch.zeros(x.shape, dtype=wide, device=x.device) for x in (query, key, value)]
+        grad_values = torch.zeros_like(per_head)
+        grad_out = grad_out.contiguous()
+        baseline = (grad_out.to(wide) * out.to(wide)).sum(-1)  # (B, heads, Q)
+        for tile in ctx.tiles:
+            tile_inputs = tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys]
+            tile_grad, tile_lse, mask = tile.pick(grad_out), tile.pick(lse), tile.mask(per_head)
+            # The kernel recomputes exp(score + mask - lse): the shift, which it does not know, goes to the lse.
+            kernel_lse = tile_lse - tile.value(per_head) if tile.shifted else tile_lse
+            grad_q, grad_k, grad_v = _flash_backward(tile_grad, *tile_inputs, tile.pick(out), kernel_lse, 0.0, False,
+                                                     attn_mask=mask, scale=scale)
+            tile.add(grads[0], grad_q)
+            grads[1][tile.batch, :, tile.keys] += grad_k
+            grads[2][tile.batch, :, tile.keys] += grad_v
+            if not ctx.needs_input_grad[3] or not (tile.shifted or tile.cone is not None):
+                continue
+            if tile.shifted:
+                part_out, part_lse = parts[:2]
+                parts = parts[2:]
+            else:
+                # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k.
+                part_out, part_lse = _flash(*tile_inputs, 0.0, False, attn_mask=mask + tile.cone.log(), scale=scale)
+            weight = (part_lse - tile_lse).exp()
+            if tile.cone is not None:
+                weight = weight * (tile.cone > 0).any(dim=-1)  # the kernel returns lse 0 for rows masked entirely
+            grad_value = weight * ((tile_grad.to(wide) * part_out).sum(-1) - tile.pick(baseline))  # (b, heads, N)
+            if per_head.shape[1] == 1:
+                grad_value = grad_value.sum(1, keepdim=True)
+            tile.add(grad_values[..., tile.segment], grad_value)
+        grads = [grad.to(x.dtype) for grad, x in zip(grads, (query, key, value))]
+        return *grads, grad_values.view(ctx.values_shape).to(ctx.values_dtype), None

@@ -1,0 +1,93 @@
+"""The compact form of the attention bias: a few numbers per query instead of a (B, Q, F) tensor."""
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionBias:
+    """Additive bias that is constant on each segment of the keys, or fades around a cell of it (design sections 1 and 5).
+
+    The keys are S segments one after the other, each a map of cells, row-major: the BEV map and the camera views. On segment s
+    the bias of a query is ``values[s]`` everywhere or, with windows, ``values[s] * max(0, 1 - dist / (window[s] / 2))``
+    with dist the Euclidean distance in cells to ``cells[s]``, and 0 where the segment does not see the query.
+
+    Attributes:
+        values: (B, Q, S), or (B, heads, Q, S) for a bias of its own per head; the only part with a gradient.
+        shapes: (height, width) of each segment.
+        cells: (B, Q, S, 2) int64 (row, col), None for a bias without windows.
+        seen: (B, Q, S) bool, the segment has a window for the query.
+        windows: window size of each segment, in cells, odd.
+    """
+
+    values: torch.Tensor
+    shapes: Tuple[Tuple[int, int], ...]
+    cells: Optional[torch.Tensor] = None
+    seen: Optional[torch.Tensor] = None
+    windows: Optional[Tuple[int, ...]] = None
+
+    def __post_init__(self):
+        if self.values.dim() not in (3, 4) or self.values.shape[-1] != len(self.shapes):
+            raise ValueError(f'values must be (B, Q, S) or (B, heads, Q, S) with S = {len(self.shapes)} segments, got '
+                             f'{tuple(self.values.shape)}')
+        parts = {name: getattr(self, name) is not None for name in ('cells', 'seen', 'windows')}
+        if len(set(parts.values())) != 1:
+            raise ValueError(f'cells, seen and windows go together, got {[name for name, given in parts.items() if given]}')
+
+    @property
+    def is_local(self):
+        return self.cells is not None
+
+    @property
+    def segments(self):
+        """Slice of the keys of each segment."""
+        ends = torch.tensor([height * width for height, width in self.shapes]).cumsum(0).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends)]
+
+    @property
+    def num_tokens(self):
+        return self.segments[-1].stop
+
+    @property
+    def shape(self):
+        """Shape of the dense form."""
+        return torch.Size((*self.values.shape[:-1], self.num_tokens))
+
+    def per_head(self):
+        """``values`` as (B, heads or 1, Q, S)."""
+        return self.values if self.values.dim() == 4 else self.values.unsqueeze(1)
+
+    def cone(self, segment, query=slice(None), rows=None, dtype=torch.float32):
+        """Window factors in [0, 1] of one segment.
+
+        Args:
+            segment (int): which.
+            query: index into (B, Q) that picks N queries, for example ``(sample, indices)``; default: all.
+            rows (range | None): rows of the map, default: all.
+            dtype: of the result.
+
+        Returns:
+            Tensor: (*N, len(rows) * width), zero outside the window and where the segment does not see the query.
+        """
+        height, width = self.shapes[segment]
+        rows = range(height) if rows is None else rows
+        cells = self.cells[query][..., segment, :]
+        device = cells.device
+        row = torch.arange(rows.start, rows.stop, device=device) - cells[..., :1]  # (*N, rows)
+        col = torch.arange(width, device=device) - cells[..., 1:]  # (*N, width)
+        square = row.to(dtype).square().unsqueeze(-1) + col.to(dtype).square().unsqueeze(-2)
+        cone = (1 - square.sqrt() / (self.windows[segment] / 2)).clamp(min=0).flatten(-2)
+        return cone * self.seen[query][..., segment, None]
+
+    def dense(self):
+        """The (B, Q, F) or (B, heads, Q, F) tensor that defines what this bias means."""
+        parts = []
+        for segment, (height, width) in enumerate(self.shapes):
+            value = self.values[..., segment:segment + 1]
+            if self.is_local:
+                cone = self.cone(segment, dtype=self.values.dtype)  # (B, Q, h * w)
+                parts.append(value * (cone.unsqueeze(1) if value.dim() == 4 else cone))
+            else:
+                parts.append(value.expand(*value.shape[:-1], height * width))
+        return torch.cat(parts, dim=-1)

@@ -1,0 +1,155 @@
+"""Fused attention against the eager reference on the dense bias: outputs and every gradient."""
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from projects.mmdet3d_plugin.models.utils.attention import fused
+from projects.mmdet3d_plugin.models.utils.attention.reference import reference_attention
+from projects.mmdet3d_plugin.models.utils.attention_bias import AttentionBias
+
+HEADS, DIMS = 2, 8
+
+
+@st.composite
+def biases(draw, local=None):
+    """Random biases with the extremes in it: alpha 10, all suppressed, one token in a segment, unseen queries, border windows."""
+    local = draw(st.booleans()) if local is None else local
+    batch, num_query = draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 5, 33]))
+    shapes = tuple(draw(st.lists(st.tuples(st.integers(0 if local else 1, 9), st.integers(1, 9)), min_size=1, max_size=4)))
+    if not sum(h * w for h, w in shapes):
+        shapes = ((1, 1), *shapes[1:])
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    heads = draw(st.sampled_from([(), (HEADS, )]))
+    shape = (batch, *heads, num_query, len(shapes))
+    kind = draw(st.sampled_from(['random', 'suppressed', 'extreme', 'neutral']))
+    values = {'random': torch.randn(shape, generator=generator, dtype=torch.float64) * 5,
+              'suppressed': torch.full(shape, -10.0, dtype=torch.float64),
+              'extreme': torch.randint(2, shape, generator=generator).double() * 20 - 10,
+              'neutral': torch.zeros(shape, dtype=torch.float64)}[kind]
+    if not local:
+        return AttentionBias(values, shapes), generator
+    seen = torch.rand(batch, num_query, len(shapes), generator=generator) < draw(st.sampled_from([0.0, 0.5, 1.0]))
+    cells = torch.stack([torch.stack([torch.randint(max(h, 1), (batch, num_query), generator=generator),
+                                      torch.randint(w, (batch, num_query), generator=generator)], dim=-1) for h, w in shapes], dim=2)
+    seen &= torch.tensor([h > 0 for h, _ in shapes])
+    windows = tuple(draw(st.sampled_from([1, 3, 5, 15])) for _ in shapes)
+    return AttentionBias(values, shapes, torch.where(seen.unsqueeze(-1), cells, -torch.ones_like(cells)), seen, windows), generator
+
+
+def tensors(bias, generator, dtype=torch.float64):
+    batch, num_query, num_tokens = bias.values.shape[0], bias.values.shape[-2], bias.num_tokens
+    return [torch.randn(batch, HEADS, n, DIMS, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+            for n in (num_query, num_tokens, num_tokens)]
+
+
+def with_values(bias, values):
+    return AttentionBias(values, bias.shapes, bias.cells, bias.seen, bias.windows)
+
+
+def loop_dense(bias):
+    """The definition, key by key."""
+    out = torch.zeros(bias.shape, dtype=bias.values.dtype)
+    for index in torch.cartesian_prod(*map(torch.arange, bias.values.shape[:-1])).view(-1, bias.values.dim() - 1).tolist():
+        b, q = index[0], index[-1]
+        token = 0
+        for segment, (height, width) in enumerate(bias.shapes):
+            for row in range(height):
+                for col in range(width):
+                    factor = 1.0
+                    if bias.is_local:
+                        r, c = bias.cells[b, q, segment].tolist()
+                        dist = math.hypot(row - r, col - c)
+                        factor = max(0.0, 1 - dist / (bias.windows[segment] / 2)) * float(bias.seen[b, q, segment])
+                    out[(*index, token)] = bias.values[(*index, segment)] * factor
+                    token += 1
+    return out
+
+
+@settings(max_examples=40)
+@given(biases())
+def test_dense_form_equals_its_definition(case):
+    bias, _ = case
+    torch.testing.assert_close(bias.dense(), loop_dense(bias), rtol=1e-6, atol=1e-6)
+
+
+def outputs_and_gradients(function, inputs, bias, weight):
+    values = bias.values.detach().clone().requires_grad_()
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*inputs, with_values(bias, values))
+    grads = torch.autograd.grad((out.double() * weight).sum(), [*inputs, values], allow_unused=True)
+    return [out, *(torch.zeros_like(x) if g is None else g for g, x in zip(grads, [*inputs, values]))]
+
+
+def dense_reference(query, key, value, bias):
+    mask = bias.dense()
+    return reference_attention(query, key, value, mask if mask.dim() == 4 else mask.unsqueeze(1))[0]
+
+
+def assert_equal_to_reference(function, bias, generator, dtype, tolerance):
+    inputs = tensors(bias, generator, dtype)
+    weight = torch.randn(inputs[0].shape, generator=generator, dtype=torch.float64)
+    expected = outputs_and_gradients(dense_reference, [x.double() for x in inputs], bias, weight)
+    narrow = with_values(bias, bias.values.to(torch.promote_types(dtype, torch.float32)))
+    found = outputs_and_gradients(function, inputs, narrow, weight)
+    # One scale for all: a gradient that cancels to zero (a single key) still carries the rounding of its terms.
+    scale = max(want.abs().max().item() for want in expected)
+    for name, got, want in zip(('out', 'dq', 'dk', 'dv', 'dvalues'), found, expected):
+        assert (got.double() - want).abs().max().item() <= tolerance * scale, f'{name}: {(got - want).abs().max()} of {scale}'
+
+
+@given(biases())
+@pytest.mark.parametrize('tile_keys', [4, 2048])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+def test_equals_reference(tile_keys, dtype, tolerance, case):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, '_TILE_KEYS', tile_keys)
+        assert_equal_to_reference(fused.fused_attention, *case, dtype, tolerance)
+
+
+@given(biases())
+@pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, 0.04), (torch.float16, 0.006)])
+def test_half_precision_within_its_rounding(dtype, tolerance, case):
+    assert_equal_to_reference(fused.fused_attention, *case, dtype, tolerance)
+
+
+@given(biases(local=False))
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 0.04), (torch.float16, 0.006)])
+def test_channel_form_for_other_devices(dtype, tolerance, case):
+    assert_equal_to_reference(fused.channel_attention, *case, dtype, tolerance)
+
+
+@settings(max_examples=10)
+@given(biases())
+def test_gradcheck(case):
+    bias, generator = case
+    if bias.values.numel() > 40 or bias.num_tokens > 40:
+        return
+    inputs = tensors(bias, generator)
+    values = bias.values.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda q, k, v, x: fused.fused_attention(q, k, v, with_values(bias, x)), (*inputs, values),
+                                    atol=1e-5)
+
+
+def test_plan_is_made_once_and_shared_by_layers(monkeypatch):
+    bias = AttentionBias(torch.zeros(1, 3, 1), ((4, 4), ), torch.zeros(1, 3, 1, 2, dtype=torch.long),
+                         torch.ones(1, 3, 1, dtype=torch.bool), (3, ))
+    calls = []
+    original = fused._window_tiles
+    monkeypatch.setattr(fused, '_window_tiles', lambda b: calls.append(1) or original(b))
+    inputs = tensors(bias, torch.Generator().manual_seed(0), torch.float32)
+    for _ in range(3):
+        fused.fused_attention(*inputs, bias)
+    assert len(calls) == 1
+    known = len(fused._PLANS)
+    del bias
+    assert len(fused._PLANS) == known - 1, 'a plan must die with its bias'
+
+
+def test_bad_bias():
+    with pytest.raises(ValueError, match='values'):
+        AttentionBias(torch.zeros(1, 2, 3), ((1, 1), (1, 1)))
+    with pytest.raises(ValueError, match='together'):
+        AttentionBias(torch.zeros(1, 2, 1), ((1, 1), ), seen=torch.ones(1, 2, 1, dtype=torch.bool))
