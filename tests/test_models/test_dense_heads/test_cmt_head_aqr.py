@@ -42,7 +42,7 @@ def test_init_weights_keeps_the_head_neutral(make_head, make_batch):
     head = make_head(enable_aqr=True)
     base = outputs(head, batch)
     assert (base['routing'].lidar_weights == 0.5).all() and (base['routing'].camera_weights == 0.5).all()
-    assert (base['routing'].bias == 0).all()
+    assert (base['routing'].bias.dense() == 0).all()
 
 
 def test_state_dict_adds_the_router_alone(make_head):
@@ -81,8 +81,8 @@ def test_denoising_queries(make_head, make_batch, bias_denoising):
     assert not routing.is_used.all(), 'the smaller sample has padding'
     denoising_weights = routing.lidar_weights[:, :15]
     assert (denoising_weights != 0.5).any() == bias_denoising
-    assert (routing.bias[:, :15] != 0).any() == bias_denoising
-    assert (routing.bias[:, 15:] != 0).any()
+    assert (routing.bias.dense()[:, :15] != 0).any() == bias_denoising
+    assert (routing.bias.dense()[:, 15:] != 0).any()
 
 
 def test_batch_of_two_equals_two_batches_of_one(make_head, make_batch):
@@ -138,7 +138,7 @@ def test_no_cameras_see_the_query(make_head, make_batch):
         head.reference_points.weight[:, 1] = 0.5
         out = head.eval()([x], [x_img], metas)[0][0]
     assert not out['routing'].projections.pts_pers_valid.any()
-    assert (out['routing'].bias[..., 256:] == 0).all() and (out['routing'].bias[..., :256] != 0).any()
+    assert (out['routing'].bias.dense()[..., 256:] == 0).all() and (out['routing'].bias.dense()[..., :256] != 0).any()
     assert all(torch.isfinite(out[name]).all() for name in BRANCHES)
 
 
@@ -193,6 +193,6 @@ def test_bias_strength_scales_the_bias(make_head, make_batch):
     for strength in (3.0, 6.0):
         head = make_head(enable_aqr=True, aqr_bias_strength=strength)
         randomise(head.aqr_router)
-        biases.append(outputs(head, make_batch())['routing'].bias)
+        biases.append(outputs(head, make_batch())['routing'].bias.dense())
     torch.testing.assert_close(biases[1], 2 * biases[0])
     assert biases[0].abs().max() <= 3

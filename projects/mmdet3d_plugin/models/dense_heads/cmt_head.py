@@ -47,6 +47,7 @@ class CmtHead(BaseModule):
         aqr_bias_strength (float): see :class:`AttentionBiasGenerator`.
         aqr_use_local_bias (bool): windows instead of whole modalities.
         aqr_local_window_size (int | dict): odd, in cells, or ``dict(lidar=.., camera=..)``.
+        aqr_per_view (bool): in global mode, bias only the views that see the query.
         aqr_bias_denoising (bool): False leaves denoising queries neutral.
         aqr_router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
         init_cfg: must be None.
@@ -59,8 +60,8 @@ class CmtHead(BaseModule):
                  noise_scale=1.0, noise_trans=0.0, dn_weight=1.0, split=0.75, train_cfg=None, test_cfg=None,
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
                  loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
-                 aqr_use_local_bias=False, aqr_local_window_size=15, aqr_bias_denoising=True, aqr_router=None,
-                 init_cfg=None):
+                 aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
+                 aqr_router=None, init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
@@ -105,7 +106,7 @@ class CmtHead(BaseModule):
             self.aqr_router = build_transformer(dict(dict(type='AQRWeightGenerator', embed_dims=hidden_dim),
                                                      **(aqr_router or {})))
             self.aqr_bias = AttentionBiasGenerator(bias_strength=aqr_bias_strength, use_local_bias=aqr_use_local_bias,
-                                                   local_window_size=aqr_local_window_size)
+                                                   local_window_size=aqr_local_window_size, per_view=aqr_per_view)
 
     def _bev_cell_size(self, downsample_scale):
         """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""
@@ -200,7 +201,7 @@ class CmtHead(BaseModule):
             denoising (DenoisingBatch | None): what the first P queries are.
 
         Returns:
-            tuple: ``x`` and ``x_img`` (the same objects), bias (B, P + Q, F) or None, RoutingRecord or None. Without AQR, or with
+            tuple: ``x`` and ``x_img`` (the same objects), bias (AttentionBias of shape (B, P + Q, F)) or None, RoutingRecord or None. Without AQR, or with
             only one modality present, there is nothing to route (design section 2.14).
         """
         if not self.enable_aqr or x is None or x_img is None:
@@ -222,8 +223,8 @@ class CmtHead(BaseModule):
             lidar_weights, camera_weights = (torch.where(is_learned, w, neutral) for w in (lidar_weights, camera_weights))
         bias = None
         if self.aqr_bias.bias_strength:
-            bias = self.aqr_bias(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
-                                 projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
+            bias = self.aqr_bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
+                                         projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
         record = RoutingRecord(lidar_weights, camera_weights, projections, is_learned, is_used,
                                reference_points.detach(), bias)
         return x, x_img, bias, record

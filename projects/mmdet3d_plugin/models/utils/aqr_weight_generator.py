@@ -5,8 +5,14 @@ from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
 from torch import nn
 
-from .attention_bias_generator import check_windows, window_offsets
+from .attention_bias_generator import check_windows
 from .query_projection import project_queries
+
+
+def window_offsets(window, device):
+    """(window ** 2, 2) int64 offsets (row, col) of the cells of an odd square window from its centre."""
+    reach = torch.arange(window, device=device) - window // 2
+    return torch.cartesian_prod(reach, reach).view(-1, 2)
 
 
 class WindowAttention(nn.Module):

@@ -18,14 +18,14 @@ class AttentionBias:
         shapes: (height, width) of each segment.
         cells: (B, Q, S, 2) int64 (row, col), None for a bias without windows.
         seen: (B, Q, S) bool, the segment has a window for the query.
-        windows: window size of each segment, in cells, odd.
+        windows: window size of each segment, in cells, odd; None for a segment that is biased as a whole, seen or not.
     """
 
     values: torch.Tensor
     shapes: Tuple[Tuple[int, int], ...]
     cells: Optional[torch.Tensor] = None
     seen: Optional[torch.Tensor] = None
-    windows: Optional[Tuple[int, ...]] = None
+    windows: Optional[Tuple[Optional[int], ...]] = None
 
     def __post_init__(self):
         if self.values.dim() not in (3, 4) or self.values.shape[-1] != len(self.shapes):
@@ -72,6 +72,8 @@ class AttentionBias:
         """
         height, width = self.shapes[segment]
         rows = range(height) if rows is None else rows
+        if self.windows[segment] is None:
+            return torch.ones(*self.seen[query].shape[:-1], len(rows) * width, dtype=dtype, device=self.seen.device)
         cells = self.cells[query][..., segment, :]
         device = cells.device
         row = torch.arange(rows.start, rows.stop, device=device) - cells[..., :1]  # (*N, rows)

@@ -4,6 +4,8 @@ import warnings
 import torch
 from torch import nn
 
+from .attention_bias import AttentionBias
+
 RECOMMENDED_STRENGTH = (1, 10)
 RECOMMENDED_WINDOW = (5, 25)
 _MODALITIES = ('lidar', 'camera')
@@ -14,7 +16,8 @@ class AttentionBiasGenerator(nn.Module):
 
     ``bias = (weight - 0.5) * 2 * bias_strength`` on the tokens of a modality: weight 0.5 is neutral. In local mode
     it applies only around the query's projection and fades with the distance there:
-    ``bias * max(0, 1 - dist / (window / 2))``, dist Euclidean, in cells. This dense form defines correctness.
+    ``bias * max(0, 1 - dist / (window / 2))``, dist Euclidean, in cells. The dense form of :meth:`forward` defines
+    correctness; :meth:`compact` gives the same bias as the few numbers that it is made of.
 
     Args:
         bev_feature_shape (tuple[int, int]): default (H, W) of the BEV map.
@@ -22,19 +25,24 @@ class AttentionBiasGenerator(nn.Module):
         bias_strength (float): alpha >= 0; 0 switches the bias off. Recommended: 1 to 10.
         use_local_bias (bool): windows instead of whole modalities.
         local_window_size (int | dict): odd window size in cells, or ``dict(lidar=.., camera=..)``. Recommended: 5 to 25.
+        per_view (bool): in global mode, the camera bias applies only to the views that see the query.
 
     Raises:
-        ValueError: for a strength that is negative or not finite, or a window that is not an odd integer >= 1.
+        ValueError: for a strength that is negative or not finite, a window that is not an odd integer >= 1, or ``per_view`` beside
+            ``use_local_bias``, whose windows are per view anyway.
     """
 
     def __init__(self, bev_feature_shape=(180, 180), pers_feature_shape=(6, 40, 100), bias_strength=5.0,
-                 use_local_bias=False, local_window_size=15):
+                 use_local_bias=False, local_window_size=15, per_view=False):
         super().__init__()
+        if per_view and use_local_bias:
+            raise ValueError('per_view=True is for global mode; local windows lie only in views that see the query anyway')
         self.bev_feature_shape = tuple(bev_feature_shape)
         self.pers_feature_shape = tuple(pers_feature_shape)
         self.bias_strength = check_bias_strength(bias_strength)
         self.use_local_bias = use_local_bias
         self.local_window_size = check_windows(local_window_size)
+        self.per_view = per_view
         low, high = RECOMMENDED_STRENGTH
         if self.bias_strength and not low <= self.bias_strength <= high:
             warnings.warn(f'bias_strength {bias_strength} is outside the recommended range [{low}, {high}]')
@@ -42,9 +50,13 @@ class AttentionBiasGenerator(nn.Module):
         if use_local_bias and not all(low <= size <= high for size in self.local_window_size.values()):
             warnings.warn(f'local_window_size {local_window_size} is outside the recommended range [{low}, {high}]')
 
-    def forward(self, lidar_weights, camera_weights, pts_idx=None, pts_pers_idx=None, pts_pers_valid=None,
+    def forward(self, *args, **kwargs):
+        """Dense bias (B, Q, F) in [-bias_strength, bias_strength], F = H * W + V * h * w; arguments of :meth:`compact`."""
+        return self.compact(*args, **kwargs).dense()
+
+    def compact(self, lidar_weights, camera_weights, pts_idx=None, pts_pers_idx=None, pts_pers_valid=None,
                 bev_feature_shape=None, pers_feature_shape=None):
-        """Dense bias.
+        """The bias as a few numbers per query.
 
         Args:
             lidar_weights, camera_weights (Tensor): (B, Q) in [0, 1].
@@ -56,31 +68,36 @@ class AttentionBiasGenerator(nn.Module):
             bev_feature_shape, pers_feature_shape: shapes of this call's features, instead of the defaults.
 
         Returns:
-            Tensor: (B, Q, F) in [-bias_strength, bias_strength], F = H * W + V * h * w.
+            AttentionBias
 
         Raises:
-            ValueError: for weights outside [0, 1], indices outside the maps, or shapes that do not match.
+            ValueError: for weights outside [0, 1], indices outside the maps, or shapes that do not match; with ``per_view`` also
+                if ``pts_pers_idx`` is missing.
             TypeError: for indices that are not integers.
         """
         bev_shape = tuple(bev_feature_shape or self.bev_feature_shape)
-        view_shape = tuple(pers_feature_shape or self.pers_feature_shape)
+        view_shape = views, height, width = tuple(pers_feature_shape or self.pers_feature_shape)
         self._check_weights(lidar_weights, camera_weights)
-        batch_query = lidar_weights.shape
-        lidar_bias = self.weight_to_bias(lidar_weights)
-        camera_bias = self.weight_to_bias(camera_weights)
+        lidar, camera = (self.weight_to_bias(weights).unsqueeze(-1) for weights in (lidar_weights, camera_weights))  # (B, Q, 1)
         local = self.use_local_bias and pts_idx is not None
+        if not local and not self.per_view:
+            return AttentionBias(torch.cat([lidar, camera], dim=-1), (bev_shape, (views * height, width)))
 
-        if local:
-            cell, seen = self._bev_windows(pts_idx, bev_shape, batch_query)
-            lidar = _local_bias(lidar_bias, cell, seen, (1, *bev_shape), self.local_window_size['lidar'])
-        else:
-            lidar = lidar_bias.unsqueeze(-1).expand(*batch_query, math.prod(bev_shape))
-        if local and pts_pers_idx is not None:
-            cell, seen = self._view_windows(pts_pers_idx, pts_pers_valid, view_shape, batch_query)
-            camera = _local_bias(camera_bias, cell, seen, view_shape, self.local_window_size['camera'])
-        else:
-            camera = camera_bias.unsqueeze(-1).expand(*batch_query, math.prod(view_shape))
-        return torch.cat([lidar, camera], dim=-1)  # (B, Q, F)
+        shapes = (bev_shape, *[(height, width)] * views)
+        if self.per_view and pts_pers_idx is None:
+            raise ValueError('pts_pers_idx is needed to know which views see a query (per_view=True)')
+        if pts_pers_idx is not None:
+            view_cells, view_seen = self._view_windows(pts_pers_idx, pts_pers_valid, view_shape, lidar_weights.shape)
+        if self.per_view:
+            return AttentionBias(torch.cat([lidar, camera * view_seen], dim=-1), shapes)
+        bev_cells, bev_seen = self._bev_windows(pts_idx, bev_shape, lidar_weights.shape)
+        windows = (self.local_window_size['lidar'], ) + (self.local_window_size['camera'], ) * views
+        values = torch.cat([lidar, camera.expand(-1, -1, views)], dim=-1)  # (B, Q, 1 + V)
+        if pts_pers_idx is None:
+            view_cells, view_seen = (x.expand(-1, -1, views, *x.shape[3:]) for x in (bev_cells, bev_seen))  # not looked at
+            windows = (self.local_window_size['lidar'], ) + (None, ) * views
+        return AttentionBias(values, shapes, torch.cat([bev_cells, view_cells], dim=2), torch.cat([bev_seen, view_seen], dim=2),
+                             windows)
 
     def weight_to_bias(self, weights):
         """Weights in [0, 1] -> bias in [-bias_strength, bias_strength], 0.5 -> 0."""
@@ -98,67 +115,43 @@ class AttentionBiasGenerator(nn.Module):
 
     @staticmethod
     def _bev_windows(pts_idx, bev_shape, batch_query):
-        """Cells (B, Q, 1, 3) as (view 0, row, col) and their validity (B, Q, 1)."""
+        """Cells (B, Q, 1, 2) as (row, col) and their validity (B, Q, 1)."""
         height, width = bev_shape
         _check_indices('pts_idx', pts_idx, batch_query)
         if ((pts_idx < -1) | (pts_idx >= height * width)).any():
             raise ValueError(f'pts_idx must be -1 or in [0, {height * width}) for a BEV map of {height}x{width}, got values '
                              f'from {pts_idx.min().item()} to {pts_idx.max().item()}')
-        row, col = pts_idx.div(width, rounding_mode='floor'), pts_idx % width
-        cell = torch.stack([torch.zeros_like(row), row, col], dim=-1)
-        return cell.unsqueeze(2), (pts_idx >= 0).unsqueeze(2)
+        cells = torch.stack([pts_idx.div(width, rounding_mode='floor'), pts_idx % width], dim=-1)
+        return cells.unsqueeze(2), (pts_idx >= 0).unsqueeze(2)
 
     @staticmethod
     def _view_windows(pts_pers_idx, pts_pers_valid, view_shape, batch_query):
-        """Cells (B, Q, K, 3) as (view, row, col) and their validity (B, Q, K), from either form of the indices."""
+        """Cells (B, Q, V, 2) as (row, col) and their validity (B, Q, V), from either form of the indices."""
         views, height, width = view_shape
         if pts_pers_idx.dim() == 3:
             _check_indices('pts_pers_idx', pts_pers_idx, (*batch_query, 3))
             if pts_pers_valid is not None:
                 raise ValueError('pts_pers_valid goes with pts_pers_idx of shape (B, Q, V, 2); the form (B, Q, 3) marks unseen '
                                  'queries by view -1')
-            cell = pts_pers_idx.unsqueeze(2)  # (B, Q, 1, 3)
-            if ((cell[..., 0] < -1) | (cell[..., 0] >= views)).any():
+            view = pts_pers_idx[..., :1]  # (B, Q, 1)
+            if ((view < -1) | (view >= views)).any():
                 raise ValueError(f'pts_pers_idx: view must be -1 or in [0, {views})')
-            seen = cell[..., 0] >= 0
+            seen = view == torch.arange(views, device=view.device)  # (B, Q, V)
+            cells = pts_pers_idx[..., None, 1:].expand(-1, -1, views, -1)  # (B, Q, V, 2)
         else:
             _check_indices('pts_pers_idx', pts_pers_idx, (*batch_query, views, 2))
             if pts_pers_valid is None or pts_pers_valid.shape != (*batch_query, views):
                 raise ValueError(f'pts_pers_valid must be a bool tensor {(*batch_query, views)} beside pts_pers_idx of shape '
                                  f'(B, Q, V, 2), got {None if pts_pers_valid is None else tuple(pts_pers_valid.shape)}')
-            view = torch.arange(views, device=pts_pers_idx.device).view(-1, 1).expand(*batch_query, -1, -1)
-            cell = torch.cat([view, pts_pers_idx], dim=-1)  # (B, Q, V, 3)
-            seen = pts_pers_valid.bool()
-        row, col = cell[..., 1], cell[..., 2]
+            cells, seen = pts_pers_idx, pts_pers_valid.bool()
+        row, col = cells.unbind(-1)
         if (seen & ((row < 0) | (row >= height) | (col < 0) | (col >= width))).any():
             raise ValueError(f'pts_pers_idx: a (row, col) of a query that is seen lies outside the {height}x{width} feature map')
-        return cell, seen
+        return cells, seen
 
     def extra_repr(self):
         return (f'bias_strength={self.bias_strength}, use_local_bias={self.use_local_bias}, '
-                f'local_window_size={self.local_window_size}')
-
-
-def window_offsets(window, device):
-    """(window ** 2, 2) int64 offsets (row, col) of the cells of an odd square window from its centre."""
-    reach = torch.arange(window, device=device) - window // 2
-    return torch.cartesian_prod(reach, reach).view(-1, 2)
-
-
-def _local_bias(bias, cell, seen, map_shape, window):
-    """Bias (B, Q) spread over windows around ``cell`` (B, Q, K, 3), one per view at most -> (B, Q, V * h * w)."""
-    views, height, width = map_shape
-    offsets = window_offsets(window, bias.device)  # (n, 2)
-    cone = (1 - offsets.to(bias.dtype).norm(dim=-1) / (window / 2)).clamp(min=0)  # (n,)
-    row = cell[..., 1:2] + offsets[:, 0]  # (B, Q, K, n)
-    col = cell[..., 2:3] + offsets[:, 1]
-    inside = seen.unsqueeze(-1) & (row >= 0) & (row < height) & (col >= 0) & (col < width)
-    token = (cell[..., 0:1] * height + row) * width + col
-    values = torch.where(inside, bias[..., None, None] * cone, bias.new_zeros(()))
-    # Cells outside the map add zero to token 0: windows of one query never overlap, so adding is placing.
-    token = torch.where(inside, token, torch.zeros_like(token))
-    dense = bias.new_zeros(*bias.shape, views * height * width)
-    return dense.scatter_add(-1, token.flatten(2), values.flatten(2))
+                f'local_window_size={self.local_window_size}, per_view={self.per_view}')
 
 
 def _check_indices(name, indices, shape):

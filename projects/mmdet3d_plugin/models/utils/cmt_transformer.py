@@ -6,6 +6,7 @@ from mmcv.cnn.bricks.transformer import build_transformer_layer_sequence
 from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
 
+from .attention_bias import AttentionBias
 from .token_layout import TokenLayout
 
 
@@ -42,7 +43,7 @@ class CmtTransformer(BaseModule):
             rv_pos_embed (Tensor | None): (B * V, h, w, C).
             attn_masks (Tensor | list | None): a tensor is the denoising mask (Q, Q) of self-attention; a list holds one
                 mask or None per attention, in the order of the layer's operations.
-            aqr_attention_bias (Tensor | None): (B, Q, F), added to the cross-attention scores of every layer.
+            aqr_attention_bias (AttentionBias | Tensor | None): (B, Q, F), added to the cross-attention scores of every layer.
             reg_branch: must be None; CMT does not refine boxes between layers.
 
         Returns:
@@ -90,7 +91,7 @@ class CmtTransformer(BaseModule):
             raise ValueError(f'attn_masks: the self-attention mask must end in {(num_query, num_query)}, got '
                              f'{tuple(masks[self_slot].shape)}')
         if bias is not None:
-            if tuple(bias.shape) != shape:
+            if (bias.shape[0], *bias.shape[-2:]) != shape:
                 raise ValueError(f'aqr_attention_bias must be (B, Q, F) = {shape}, got {tuple(bias.shape)}')
             masks[cross_slot] = _add_mask(bias, masks[cross_slot])
         return masks
@@ -100,6 +101,8 @@ def _add_mask(bias, mask):
     """Bias (B, Q, F) plus a mask (Q, F) or (B, Q, F): bool True = forbidden, float = added."""
     if mask is None:
         return bias
+    if isinstance(bias, AttentionBias):
+        bias = bias.dense()
     if mask.dim() == 3 and mask.shape[0] != bias.shape[0]:
         raise ValueError('attn_masks: a cross-attention mask beside the AQR bias must be (Q, F) or (B, Q, F), got '
                          f'{tuple(mask.shape)}')

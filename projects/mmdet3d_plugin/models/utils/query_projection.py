@@ -4,6 +4,7 @@ from typing import Optional
 
 import torch
 
+from .attention_bias import AttentionBias
 from .geometry import (bev_cells, from_unit_range, lidar_to_image_matrices, padded_image_size, project_to_views,
                        view_cells)
 
@@ -33,7 +34,7 @@ class RoutingRecord:
         is_learned: (Q,) bool, False for denoising queries.
         is_used: (B, Q) bool, False for padding among the denoising queries.
         reference_points: (B, Q, 3), fractions of the detection range, detached.
-        bias: (B, Q, F) bias handed to the cross-attention, None at strength 0.
+        bias: handed to the cross-attention, of shape (B, Q, F), None at strength 0.
     """
 
     lidar_weights: torch.Tensor
@@ -42,7 +43,7 @@ class RoutingRecord:
     is_learned: torch.Tensor
     is_used: torch.Tensor
     reference_points: torch.Tensor
-    bias: Optional[torch.Tensor] = None
+    bias: Optional[AttentionBias] = None
 
 
 @torch.no_grad()

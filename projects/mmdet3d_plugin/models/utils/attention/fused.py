@@ -129,6 +129,10 @@ def _window_tiles(bias):
     for sample in range(bias.values.shape[0]):
         batch = slice(sample, sample + 1)
         for segment, (keys, (height, width)) in enumerate(zip(bias.segments, bias.shapes)):
+            if bias.windows[segment] is None:
+                if keys.stop > keys.start:
+                    tiles.append(_Tile(batch, None, keys, segment, shifted=True))
+                continue
             stripe = max(1, _TILE_KEYS // max(width, 1))
             reach = bias.windows[segment] // 2
             row, seen = bias.cells[sample, :, segment, 0], bias.seen[sample, :, segment]

@@ -1,4 +1,6 @@
 """Attention modules under the names that CMT configs and checkpoints use. Both honour every mask they are given."""
+import functools
+import logging
 import math
 
 import torch
@@ -7,17 +9,33 @@ from mmcv.cnn.bricks.drop import build_dropout
 from mmcv.cnn.bricks.registry import ATTENTION
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmcv.runner import BaseModule
+from mmcv.utils import get_logger
 from torch import nn
+
+from ..attention_bias import AttentionBias
+from .fused import fused_attention
+
+
+IMPLEMENTATIONS = ('dense', 'fused', 'auto')
+
+
+@functools.lru_cache(maxsize=None)
+def _log_once(message):
+    get_logger('mmdet').log(logging.WARNING, message)
 
 
 @ATTENTION.register_module()
 class PETRMultiheadAttention(MultiheadAttention):
     """mmcv's ``MultiheadAttention`` (``nn.MultiheadAttention``), which also takes a mask or bias per sample.
 
-    ``attn_mask`` may be (Q, F), (B, Q, F), shared by the heads, or (B * num_heads, Q, F); bool True = forbidden, float = added.
+    ``attn_mask`` may be (Q, F), (B, Q, F), shared by the heads, or (B * num_heads, Q, F), bool True = forbidden, float = added; or an
+    AttentionBias, which is made dense.
     """
 
     def forward(self, query, *args, attn_mask=None, **kwargs):
+        if isinstance(attn_mask, AttentionBias):
+            attn_mask = attn_mask.dense()
+            attn_mask = attn_mask.flatten(0, 1) if attn_mask.dim() == 4 else attn_mask
         if attn_mask is not None and attn_mask.dim() == 3:
             batch = query.shape[0 if self.batch_first else 1]
             if attn_mask.shape[0] == batch != batch * self.num_heads:
@@ -55,11 +73,14 @@ class ScaledDotProductMHA(nn.Module):
         """(B, Q, C) queries over (B, F, C) keys and values -> (B, Q, C).
 
         Args:
-            attn_mask (Tensor | None): broadcastable to (B, heads, Q, F); bool True = forbidden, float = added to the scores.
+            attn_mask (Tensor | AttentionBias | None): a tensor broadcastable to (B, heads, Q, F), bool True = forbidden, float =
+                added to the scores; or a compact bias, which is applied without being made dense.
         """
         biases = (None, ) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         projected = [F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
                      for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), biases)]
+        if isinstance(attn_mask, AttentionBias):
+            return self.out_proj(fused_attention(*projected, attn_mask).transpose(1, 2).flatten(2))
         if attn_mask is not None:
             # scaled_dot_product_attention reads bool the other way round: True = allowed.
             attn_mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask.to(projected[0].dtype)
@@ -85,12 +106,17 @@ class PETRMultiheadFlashAttention(BaseModule):
             checkpoints were trained without attention dropout here (design section 2.11).
         batch_first (bool): inputs are (B, N, C) instead of (N, B, C).
         bias (bool): biases in the projections.
+        impl (str): how a compact AQR bias is applied. 'dense': as a (B, Q, F) tensor, the definition. 'fused': exactly, without
+            that tensor; raises where it cannot (attention dropout in training, any other mask). 'auto': fused where
+            possible, otherwise dense, which the log says once.
         init_cfg (dict | None): as in mmcv.
     """
 
     def __init__(self, embed_dims, num_heads, attn_drop=0.0, proj_drop=0.0, dropout_layer=None, dropout=None,
-                 batch_first=False, bias=True, init_cfg=None):
+                 batch_first=False, bias=True, impl='auto', init_cfg=None):
         super().__init__(init_cfg)
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f'impl must be one of {IMPLEMENTATIONS}, got {impl!r}')
         if dropout is not None and dropout_layer is not None:
             raise ValueError(f'dropout ({dropout}) and dropout_layer ({dropout_layer}) both set the residual dropout; give one')
         if dropout is not None:
@@ -98,6 +124,7 @@ class PETRMultiheadFlashAttention(BaseModule):
         self.embed_dims = embed_dims
         self.num_heads = num_heads
         self.batch_first = batch_first
+        self.impl = impl
         self.attn = ScaledDotProductMHA(embed_dims, num_heads, attn_drop, bias)
         self.proj_drop = nn.Dropout(proj_drop)
         self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
@@ -111,12 +138,15 @@ class PETRMultiheadFlashAttention(BaseModule):
             key, value (Tensor | None): (F, B, C); default: query, key.
             identity (Tensor | None): residual, default: query.
             query_pos, key_pos (Tensor | None): added to query and key; ``key_pos`` defaults to ``query_pos`` where shapes agree.
-            attn_mask (Tensor | None): (Q, F), (B, Q, F) shared by the heads, or (B * heads, Q, F);
-                bool True = forbidden, float = added to the scores.
+            attn_mask (Tensor | AttentionBias | None): (Q, F), (B, Q, F) shared by the heads, or (B * heads, Q, F);
+                bool True = forbidden, float = added to the scores; or a compact bias, see ``impl``.
             key_padding_mask (Tensor | None): (B, F) bool, True = no key.
 
         Returns:
             Tensor: of the shape of ``query``.
+
+        Raises:
+            ValueError: for masks whose shape does not fit, or masks and dropout that ``impl='fused'`` cannot serve.
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -133,7 +163,20 @@ class PETRMultiheadFlashAttention(BaseModule):
         return identity + self.dropout_layer(self.proj_drop(out))
 
     def _merge_masks(self, attn_mask, key_padding_mask, batch):
-        """One mask broadcastable to (B, heads, Q, F), or None."""
+        """One mask broadcastable to (B, heads, Q, F), a compact bias for the fused path, or None."""
+        if attn_mask is None and key_padding_mask is None:
+            return None
+        if self.impl != 'dense':
+            obstacle = self._obstacle(attn_mask, key_padding_mask)
+            if obstacle is None:
+                return attn_mask
+            if self.impl == 'fused':
+                raise ValueError(f"impl='fused' cannot serve {obstacle}; allowed: an AttentionBias alone, without attention dropout. "
+                                 "impl='auto' takes the dense form in such cases")
+            _log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
+        if isinstance(attn_mask, AttentionBias):
+            attn_mask = attn_mask.dense()
+            attn_mask = attn_mask.flatten(0, 1) if attn_mask.dim() == 4 else attn_mask
         if attn_mask is not None and attn_mask.dim() == 3:
             if attn_mask.shape[0] == batch:
                 attn_mask = attn_mask.unsqueeze(1)  # (B, 1, Q, F)
@@ -150,3 +193,13 @@ class PETRMultiheadFlashAttention(BaseModule):
         if attn_mask.dtype == torch.bool:
             return attn_mask | padding
         return attn_mask.masked_fill(padding, -math.inf)
+
+    def _obstacle(self, attn_mask, key_padding_mask):
+        """What keeps the fused path from serving a call, in words, or None."""
+        if key_padding_mask is not None:
+            return 'a key_padding_mask'
+        if not isinstance(attn_mask, AttentionBias):
+            return 'an attn_mask given as a tensor'
+        if self.attn.attn_drop and self.training:
+            return f'attention dropout (attn_drop={self.attn.attn_drop})'
+        return None
