@@ -66,13 +66,13 @@ install_all() {
     esac
     "$python" -m pip freeze 2>/dev/null | grep -E '^torch(vision)?==' >> "$constraints" || true
     pip_install libraries
+    pip_install test
     pip_install no-deps --no-deps --no-build-isolation
     if ! "$python" -c 'import mmcv.ops' >/dev/null 2>&1; then
         log 'compiling mmcv-full (about 5 minutes on 2 cores)'
         # A wheel cached for another torch would load but crash: never reuse one.
         MMCV_WITH_OPS=1 CFLAGS=-g0 pip_install compile --no-deps --no-build-isolation --no-cache-dir --no-binary mmcv-full
     fi
-    pip_install test
 }
 
 find_python() {
