@@ -138,7 +138,7 @@ def test_plan_is_made_once_and_shared_by_layers(monkeypatch):
                          torch.ones(1, 3, 1, dtype=torch.bool), (3, ))
     calls = []
     original = fused._window_tiles
-    monkeypatch.setattr(fused, '_window_tiles', lambda b: calls.append(1) or original(b))
+    monkeypatch.setattr(fused, '_window_tiles', lambda *args: calls.append(1) or original(*args))
     inputs = tensors(bias, torch.Generator().manual_seed(0), torch.float32)
     for _ in range(3):
         fused.fused_attention(*inputs, bias)

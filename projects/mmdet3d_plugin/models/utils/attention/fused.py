@@ -74,16 +74,20 @@ class _Tile:
         queries: (N,) indices, None for all.
         keys: slice of keys, never empty: the kernel divides by their number.
         segment: which of the bias' values applies.
-        shifted: the value is added to every score.
-        cone: (N, K) factors of the value, None for none.
+        is_first: first tile on these samples and keys.
+        shift: (b, heads or 1, N) added to every score, None for none.
+        mask: (b, heads or 1, N, K) added to the scores, None for none.
+        log_cone: (N, K) logarithm of the factors of the value in ``mask``.
     """
 
     batch: slice
     queries: Optional[torch.Tensor]
     keys: slice
     segment: int
-    shifted: bool = False
-    cone: Optional[torch.Tensor] = None
+    is_first: bool = True
+    shift: Optional[torch.Tensor] = None
+    mask: Optional[torch.Tensor] = None
+    log_cone: Optional[torch.Tensor] = None
 
     def pick(self, x):
         """The tile's samples and queries of (B, heads, Q, ...)."""
@@ -104,34 +108,39 @@ class _Tile:
         else:
             x[self.batch].index_add_(2, self.queries, part.to(x.dtype))
 
-    def value(self, values):
-        """(b, heads or 1, N) value of each query from (B, heads or 1, Q, S)."""
-        return self.pick(values)[..., self.segment]
-
-    def mask(self, values):
-        """(b, heads or 1, N, K) additive mask, None without window."""
-        return None if self.cone is None else self.value(values).unsqueeze(-1) * self.cone
+    def add_to_keys(self, x, part):
+        """Add to the tile's samples and keys of (B, heads, F, d), which nobody has written before the first tile."""
+        if self.is_first:
+            x[self.batch, :, self.keys] = part
+        else:
+            x[self.batch, :, self.keys] += part
 
 
 def _plan(bias):
     """Tiles of a bias, made once per forward pass and shared by all layers."""
     if bias not in _PLANS:
         with torch.no_grad():
-            _PLANS[bias] = _window_tiles(bias) if bias.is_local else [
-                _Tile(slice(None), None, keys, segment, shifted=True)
-                for segment, keys in enumerate(bias.segments) if keys.stop > keys.start]
+            values = bias.per_head().detach()
+            values = values.to(torch.promote_types(values.dtype, torch.float32))
+            _PLANS[bias] = list(_window_tiles(bias, values) if bias.is_local else _whole_tiles(bias, values))
     return _PLANS[bias]
 
 
-def _window_tiles(bias):
+def _whole_tiles(bias, values):
+    """One tile per segment: its bias is a shift."""
+    for segment, keys in enumerate(bias.segments):
+        if keys.stop > keys.start:
+            yield _Tile(slice(None), None, keys, segment, shift=values[..., segment])
+
+
+def _window_tiles(bias, values):
     """Stripes of rows; the queries whose window reaches into a stripe are masked there, the others are not."""
-    tiles = []
-    for sample in range(bias.values.shape[0]):
+    for sample in range(values.shape[0]):
         batch = slice(sample, sample + 1)
         for segment, (keys, (height, width)) in enumerate(zip(bias.segments, bias.shapes)):
             if bias.windows[segment] is None:
                 if keys.stop > keys.start:
-                    tiles.append(_Tile(batch, None, keys, segment, shifted=True))
+                    yield _Tile(batch, None, keys, segment, shift=values[batch, ..., segment])
                 continue
             stripe = max(1, _TILE_KEYS // max(width, 1))
             reach = bias.windows[segment] // 2
@@ -142,11 +151,11 @@ def _window_tiles(bias):
                 reached = seen & (row >= rows.start - reach) & (row < rows.stop + reach)
                 inside, outside = reached.nonzero().flatten(), (~reached).nonzero().flatten()
                 if len(inside):
-                    cone = bias.cone(segment, (sample, inside), rows)
-                    tiles.append(_Tile(batch, inside, run, segment, cone=cone))
+                    cone = bias.cone(segment, (sample, inside), rows, dtype=values.dtype)  # (N, K)
+                    mask = values[batch, :, inside, segment].unsqueeze(-1) * cone
+                    yield _Tile(batch, inside, run, segment, mask=mask, log_cone=cone.log())
                 if len(outside):
-                    tiles.append(_Tile(batch, outside if len(inside) else None, run, segment))
-    return tiles
+                    yield _Tile(batch, outside if len(inside) else None, run, segment, is_first=not len(inside))
 
 
 class _TiledAttention(torch.autograd.Function):
@@ -156,59 +165,55 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, values, bias):
         scale = 1 / math.sqrt(query.shape[-1])
         wide = torch.promote_types(query.dtype, torch.float32)
-        per_head = bias.per_head().detach().to(wide)
         tiles = _plan(bias)
-        out = query.new_zeros(query.shape, dtype=wide)
+        out = torch.zeros_like(query, dtype=wide)
         lse = query.new_full(query.shape[:-1], -math.inf, dtype=wide)
         parts = []
         for tile in tiles:
-            tile_out, tile_lse = _flash(tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys], 0.0,
-                                        False, attn_mask=tile.mask(per_head), scale=scale)
-            if tile.shifted:
-                tile_lse = tile_lse + tile.value(per_head)
-                parts += [tile_out, tile_lse]
+            part = _flash(tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys], 0.0, False,
+                          attn_mask=tile.mask, scale=scale)
+            part_out, part_lse = part[0], part[1]
+            if tile.shift is not None:
+                part_lse = part_lse + tile.shift
+                parts += [part_out, part_lse]
             before = tile.pick(lse)
-            after = torch.logaddexp(before, tile_lse)
-            merged = tile.pick(out) * (before - after).exp().unsqueeze(-1) + tile_out * (tile_lse - after).exp().unsqueeze(-1)
-            tile.put(out, merged)
+            after = torch.logaddexp(before, part_lse.to(wide))
+            tile.put(out, tile.pick(out) * (before - after).exp().unsqueeze(-1) + part_out * (part_lse - after).exp().unsqueeze(-1))
             tile.put(lse, after)
-        out_narrow = out.to(query.dtype)
-        ctx.save_for_backward(query, key, value, per_head, out_narrow, lse, *parts)
+        out = out.to(query.dtype)
+        ctx.save_for_backward(query, key, value, out, lse, *parts)
         ctx.tiles, ctx.scale, ctx.values_shape, ctx.values_dtype = tiles, scale, values.shape, values.dtype
-        return out_narrow
+        return out
 
     @staticmethod
     def backward(ctx, grad_out):
-        query, key, value, per_head, out, lse, *parts = ctx.saved_tensors
-        wide, scale = lse.dtype, ctx.scale
-        grads = [torch.zeros(x.shape, dtype=wide, device=x.device) for x in (query, key, value)]
-        grad_values = torch.zeros_like(per_head)
+        query, key, value, out, lse, *parts = ctx.saved_tensors
+        wide = lse.dtype
+        grad_query = torch.zeros_like(query, dtype=wide)
+        grad_key, grad_value = (torch.empty_like(x, dtype=wide) for x in (key, value))
+        heads = ctx.values_shape[1] if len(ctx.values_shape) == 4 else 1
+        grad_values = lse.new_zeros(query.shape[0], heads, *ctx.values_shape[-2:])
         grad_out = grad_out.contiguous()
         baseline = (grad_out.to(wide) * out.to(wide)).sum(-1)  # (B, heads, Q)
         for tile in ctx.tiles:
-            tile_inputs = tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys]
-            tile_grad, tile_lse, mask = tile.pick(grad_out), tile.pick(lse), tile.mask(per_head)
+            inputs = tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys]
+            tile_grad, tile_lse = tile.pick(grad_out), tile.pick(lse)
             # The kernel recomputes exp(score + mask - lse): the shift, which it does not know, goes to the lse.
-            kernel_lse = tile_lse - tile.value(per_head) if tile.shifted else tile_lse
-            grad_q, grad_k, grad_v = _flash_backward(tile_grad, *tile_inputs, tile.pick(out), kernel_lse, 0.0, False,
-                                                     attn_mask=mask, scale=scale)
-            tile.add(grads[0], grad_q)
-            grads[1][tile.batch, :, tile.keys] += grad_k
-            grads[2][tile.batch, :, tile.keys] += grad_v
-            if not ctx.needs_input_grad[3] or not (tile.shifted or tile.cone is not None):
+            kernel_lse = tile_lse if tile.shift is None else (tile_lse - tile.shift).to(wide)
+            grads = _flash_backward(tile_grad, *inputs, tile.pick(out), kernel_lse, 0.0, False, attn_mask=tile.mask, scale=ctx.scale)
+            tile.add(grad_query, grads[0])
+            tile.add_to_keys(grad_key, grads[1])
+            tile.add_to_keys(grad_value, grads[2])
+            if not ctx.needs_input_grad[3] or (tile.shift is None and tile.mask is None):
                 continue
-            if tile.shifted:
-                part_out, part_lse = parts[:2]
-                parts = parts[2:]
+            if tile.shift is not None:
+                part_out, part_lse, *parts = parts
             else:
-                # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k.
-                part_out, part_lse = _flash(*tile_inputs, 0.0, False, attn_mask=mask + tile.cone.log(), scale=scale)
+                # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is masked
+                # entirely (the kernel would return lse 0): a window that reaches a stripe has its centre's column there.
+                part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.mask + tile.log_cone, scale=ctx.scale)
             weight = (part_lse - tile_lse).exp()
-            if tile.cone is not None:
-                weight = weight * (tile.cone > 0).any(dim=-1)  # the kernel returns lse 0 for rows masked entirely
-            grad_value = weight * ((tile_grad.to(wide) * part_out).sum(-1) - tile.pick(baseline))  # (b, heads, N)
-            if per_head.shape[1] == 1:
-                grad_value = grad_value.sum(1, keepdim=True)
-            tile.add(grad_values[..., tile.segment], grad_value)
-        grads = [grad.to(x.dtype) for grad, x in zip(grads, (query, key, value))]
+            difference = weight * ((tile_grad.to(wide) * part_out).sum(-1) - tile.pick(baseline))  # (b, heads, N)
+            tile.add(grad_values[..., tile.segment], difference if heads > 1 else difference.sum(1, keepdim=True))
+        grads = [grad.to(x.dtype) for grad, x in zip((grad_query, grad_key, grad_value), (query, key, value))]
         return *grads, grad_values.view(ctx.values_shape).to(ctx.values_dtype), None
