@@ -5,10 +5,10 @@ _base_ = [
     './_base_/default_runtime.py'
 ]
 model = dict(pts_bbox_head=dict(enable_aqr=True))
-optimizer = dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.01)
+optimizer = dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=0.01)
 optimizer_config = dict(_delete_=True, grad_clip=dict(max_norm=35, norm_type=2))
 lr_config = dict(step_ratio_up=0.15)
 momentum_config = dict(step_ratio_up=0.15)
-total_epochs = 3       # of 100 iterations each
+total_epochs = 4       # of 100 iterations each
 evaluation = dict(interval=1)
 log_config = dict(interval=10)

@@ -2,11 +2,11 @@
 # Build the environment once and make it available to this checkout. Safe to run again: it does only what is missing.
 #
 #   tools/setup_env.sh            builds a virtual environment in the cache and links .venv to it
-#   tools/setup_env.sh --active   installs into the active Python environment instead; a torch in the
-#                                 fitting range that is already there (a CUDA build, say) is kept
+#   tools/setup_env.sh --active   installs into the active Python environment instead (so does CMT_AQR_ACTIVE=1); a torch in
+#                                 the fitting range and an spconv that are already there (CUDA builds, say) are kept
 #
-# Environment variables: PYTHON (interpreter, default: python3.11, then python3), CMT_AQR_CACHE (default
-# ~/.cache/cmt-aqr), MAX_JOBS (compile jobs, default: mmcv's own choice).
+# Environment variables: PYTHON (interpreter; default: python3.11, python3 or python, with --active: python),
+# CMT_AQR_CACHE (default ~/.cache/cmt-aqr), MAX_JOBS (compile jobs, default: mmcv's own choice).
 set -euo pipefail
 
 # A torch in this range is kept. mmdet 2.28 calls checkpoint() without use_reentrant, which torch announces to refuse after
@@ -18,11 +18,11 @@ pins=$root/requirements.txt
 die() { printf 'setup_env: %s\n' "$*" >&2; exit 1; }
 log() { printf '[setup_env %4ss] %s\n' "$SECONDS" "$*"; }
 
-case "${1:-}" in
-    '') mode=cached ;;
+case "$*" in
+    '') [ "${CMT_AQR_ACTIVE:-}" = 1 ] && mode=active || mode=cached ;;
     --active) mode=active ;;
     -h|--help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) die "unknown argument '$1'; allowed: --active, --help" ;;
+    *) die "unknown arguments '$*'; allowed: --active, --help" ;;
 esac
 
 # Pins of one stage of requirements.txt, one a line.
@@ -52,9 +52,35 @@ else:
 PY
 }
 
+installed() { "$python" -c "from importlib import metadata; print(metadata.version('$1'))" 2>/dev/null; }
+
+install_spconv() {
+    local name
+    for name in $("$python" -m pip list --format=freeze 2>/dev/null | sed -n 's/^\(spconv[^=]*\)==.*/\1/p'); do
+        log "keeping the installed $name $(installed "$name")"
+        return
+    done
+    if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+        pip_install spconv-cuda
+    else
+        pip_install spconv-cpu
+    fi
+}
+
+install_mmcv() {
+    local wanted; wanted=$(stage compile | sed 's/.*==//')
+    if [ "$(installed mmcv-full)" = "$wanted" ] && "$python" -c 'import mmcv.ops' >/dev/null 2>&1; then
+        return
+    fi
+    [ -z "$(installed mmcv)" ] || die "mmcv $(installed mmcv) is installed and would shadow mmcv-full $wanted; remove it first: pip uninstall mmcv"
+    log 'compiling mmcv-full (about 5 minutes on 2 cores)'
+    # A wheel cached for another torch would load but crash: never reuse one, and replace what does not import.
+    MMCV_WITH_OPS=1 CFLAGS=-g0 pip_install compile --no-deps --no-build-isolation --no-cache-dir --no-binary mmcv-full --force-reinstall
+}
+
 install_all() {
     constraints=$(mktemp)
-    trap 'rm -f "$constraints"' RETURN
+    trap 'rm -f "$constraints"' EXIT
     "$python" -m pip --version >/dev/null 2>&1 || die "$python has no pip"
     { stage libraries; stage build; } | grep -E '==|<' > "$constraints"
     pip_install build
@@ -66,25 +92,27 @@ install_all() {
     esac
     "$python" -m pip freeze 2>/dev/null | grep -E '^torch(vision)?==' >> "$constraints" || true
     pip_install libraries
+    install_spconv
     pip_install test
     pip_install no-deps --no-deps --no-build-isolation
-    if ! "$python" -c 'import mmcv.ops' >/dev/null 2>&1; then
-        log 'compiling mmcv-full (about 5 minutes on 2 cores)'
-        # A wheel cached for another torch would load but crash: never reuse one.
-        MMCV_WITH_OPS=1 CFLAGS=-g0 pip_install compile --no-deps --no-build-isolation --no-cache-dir --no-binary mmcv-full
-    fi
+    install_mmcv
+    (cd "$root" && "$python" -c 'import projects.mmdet3d_plugin, mmcv.ops, spconv') >/dev/null 2>&1 \
+        || die "the package does not import in $python; see: cd $root && $python -c 'import projects.mmdet3d_plugin'"
 }
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3.11 python3 python}; do
+    local candidates=("${PYTHON:-}") candidate
+    if [ -z "${PYTHON:-}" ]; then
+        [ "$mode" = active ] && candidates=(python) || candidates=(python3.11 python3 python)
+    fi
+    for candidate in "${candidates[@]}"; do
         command -v "$candidate" >/dev/null 2>&1 || continue
         if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.11 ]; then
             "$candidate" -c 'import sys; print(sys.executable)'
             return
         fi
     done
-    die "Python 3.11 is needed (the pins are verified on it alone); tried: ${PYTHON:-python3.11 python3 python}. Set PYTHON=/path/to/python3.11"
+    die "Python 3.11 is needed (the pins are verified on it alone); tried: ${candidates[*]}. Set PYTHON=/path/to/python3.11"
 }
 
 if [ "$mode" = active ]; then
@@ -97,18 +125,19 @@ if [ "$mode" = active ]; then
 fi
 
 # The cached environment is shared by all checkouts with the same pins, so it holds no link to any one of them: tools
-# and tests put their own checkout on the path.
+# and tests put their own checkout on the path. Machines with and without a GPU that share a home need one each.
 base=$(find_python)
-key=$(sha256sum "$pins" | cut -c1-12)-py311-$(uname -m)
+device=$(nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+key=$(sha256sum "$pins" | cut -c1-12)-py311-$(uname -m)-$device
 env_dir=${CMT_AQR_CACHE:-$HOME/.cache/cmt-aqr}/env-$key
 mkdir -p "$(dirname "$env_dir")"
 exec 9> "$env_dir.lock"
 flock 9                                  # a second checkout waits for the first build instead of disturbing it
-if [ ! -e "$env_dir/.complete" ]; then
+if [ ! -e "$env_dir/.complete" ] || ! "$env_dir/bin/python" -c '' 2>/dev/null; then
     log "building $env_dir (log: $env_dir.log)"
     "$base" -m venv "$env_dir"           # an interrupted build goes on where it stopped
     python=$env_dir/bin/python
-    install_all 2>&1 | tee -a "$env_dir.log"
+    (install_all) 2>&1 | tee -a "$env_dir.log"
     touch "$env_dir/.complete"
 fi
 if [ -e "$root/.venv" ] && [ ! -L "$root/.venv" ]; then
