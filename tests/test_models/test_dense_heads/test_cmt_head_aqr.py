@@ -183,6 +183,62 @@ def test_bad_options(make_head, overrides):
         make_head(enable_aqr=True, **overrides)
 
 
+@pytest.mark.parametrize('name', ['enable_aqr', 'aqr_use_local_bias', 'aqr_per_view', 'aqr_bias_denoising'])
+@pytest.mark.parametrize('value', ['no', 1, None])
+def test_switches_must_be_booleans(make_head, name, value):
+    with pytest.raises(TypeError, match=name):
+        make_head(**{name: value})
+
+
+@pytest.mark.parametrize('overrides', [dict(aqr_bias_strength=-7.0), dict(aqr_local_window_size=14)])
+def test_mistakes_show_before_aqr_is_on(make_head, overrides):
+    with pytest.raises(ValueError):
+        make_head(enable_aqr=False, **overrides)
+
+
+@pytest.mark.parametrize('change', [dict(out_size_factor=4), dict(point_cloud_range=[-50.0, -54.0, -5.0, 54.0, 54.0, 3.0])])
+def test_geometry_must_agree(make_head, change):
+    """Another stride or range would misplace every window without a word."""
+    with pytest.raises(ValueError, match='downsample_scale'):
+        make_head(test_cfg=dict(voxel_size=[0.84375, 0.84375, 0.2], **change))
+
+
+@pytest.mark.parametrize('label', [-1, 10])
+def test_labels_outside_the_classes_raise(make_head, make_batch, train_losses, label):
+    batch = make_batch()
+    batch[2][0]['gt_labels_3d'].data[0] = label
+    for scalar in (0, 3):
+        with pytest.raises(ValueError, match='gt_labels_3d'):
+            train_losses(make_head(scalar=scalar).train(), batch)
+
+
+def test_strength_zero_is_off_but_keeps_the_router_in_the_graph(make_head, make_batch, train_losses):
+    head = make_head(enable_aqr=True, aqr_bias_strength=0.0).train()
+    randomise(head.aqr_router)
+    losses = train_losses(head, make_batch())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and (p.grad == 0).all() for p in head.aqr_router.parameters())
+
+
+@pytest.mark.parametrize('survives', [True, False])
+def test_overflow_in_mixed_precision(make_head, make_batch, train_losses, survives):
+    """Features that overflowed to inf: the loss scaler skips such a step, so the forward pass must get through it."""
+    head = make_head(enable_aqr=True).train()
+    head.survives_overflow = survives
+    x, x_img, metas = make_batch()
+    x_img[0, 0, 0, 0] = float('inf')
+    if survives:
+        assert all(torch.isfinite(loss) for loss in train_losses(head, (x, x_img, metas)).values())
+    else:
+        with pytest.raises(ValueError, match='not finite'):
+            train_losses(head, (x, x_img, metas))
+
+
+def test_a_head_built_for_inference_has_no_losses(make_head, make_batch, train_losses):
+    with pytest.raises(ValueError, match='train_cfg'):
+        train_losses(make_head(train_cfg=None).train(), make_batch())
+
+
 def test_unknown_option_is_not_swallowed(make_head):
     with pytest.raises(TypeError, match='aqr_strenght'):
         make_head(aqr_strenght=3.0)

@@ -3,19 +3,25 @@ import torch
 from mmcv import ConfigDict
 from mmdet.models.utils import build_transformer
 
+from projects.mmdet3d_plugin.models.utils.attention_bias import AttentionBias
+
 BEV, VIEWS = (3, 4), (2, 2, 3)
 NUM_TOKENS = 12 + 12
 
 
-def build(operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), **layer):
-    torch.manual_seed(0)
+def _layer_config(operation_order, **layer):
     attn = dict(self_attn=dict(type='MultiheadAttention', embed_dims=16, num_heads=2),
                 cross_attn=dict(type='PETRMultiheadFlashAttention', embed_dims=16, num_heads=2))
-    layer = dict(dict(type='PETRTransformerDecoderLayer', with_cp=False), operation_order=operation_order,
-                 attn_cfgs=[attn[op] for op in operation_order if op in attn],
-                 ffn_cfgs=dict(type='FFN', embed_dims=16, feedforward_channels=16, num_fcs=2, ffn_drop=0.0), **layer)
+    return ConfigDict(dict(dict(type='PETRTransformerDecoderLayer', with_cp=False), operation_order=operation_order,
+                           attn_cfgs=[attn[op] for op in operation_order if op in attn],
+                           ffn_cfgs=dict(type='FFN', embed_dims=16, feedforward_channels=16, num_fcs=2, ffn_drop=0.0), **layer))
+
+
+def build(operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), **layer):
+    torch.manual_seed(0)
     transformer = build_transformer(ConfigDict(type='CmtTransformer', decoder=dict(
-        type='PETRTransformerDecoder', return_intermediate=True, num_layers=2, transformerlayers=layer)))
+        type='PETRTransformerDecoder', return_intermediate=True, num_layers=2,
+        transformerlayers=_layer_config(operation_order, **layer))))
     transformer.init_weights()
     return transformer.double()
 
@@ -90,6 +96,22 @@ def test_forms_of_attn_masks():
         torch.testing.assert_close(transformer(*args, attn_masks=[None, mask], aqr_attention_bias=bias)[0], expected)
 
 
+def test_a_compact_bias_joins_other_masks():
+    transformer, args = build(), inputs()
+    compact = AttentionBias(torch.randn(2, 5, 2, dtype=torch.float64), (BEV, (VIEWS[0] * VIEWS[1], VIEWS[2])))
+    other = torch.randn(5, NUM_TOKENS, dtype=torch.float64)
+    expected = transformer(*args, aqr_attention_bias=compact.dense() + other)[0]
+    torch.testing.assert_close(transformer(*args, attn_masks=[None, other], aqr_attention_bias=compact)[0], expected)
+    torch.testing.assert_close(transformer(*args, attn_masks=[None, compact])[0],
+                               transformer(*args, aqr_attention_bias=compact)[0])
+
+
+def test_layers_must_share_one_order():
+    decoder = type(build().decoder)
+    with pytest.raises(ValueError, match='operation_order'):
+        decoder(transformerlayers=[_layer_config(order) for order in ORDERS], num_layers=2)
+
+
 def test_single_modalities():
     transformer, (x, x_img, query, bev_pos, rv_pos) = build(), inputs()
     assert transformer(x, None, query, bev_pos, None)[1].shape[0] == 12
@@ -104,6 +126,14 @@ def test_single_modalities():
     (dict(aqr_attention_bias=torch.zeros(2, 5, 7)), ValueError, 'aqr_attention_bias'),
     (dict(aqr_attention_bias=torch.zeros(5, NUM_TOKENS)), ValueError, 'aqr_attention_bias'),
     (dict(reg_branch=torch.nn.Identity()), ValueError, 'reg_branch'),
+    (dict(attn_masks=['a', None]), TypeError, r'attn_masks\[0\]'),
+    (dict(attn_masks=[None, 'a']), TypeError, r'attn_masks\[1\]'),
+    (dict(attn_masks=[AttentionBias(torch.zeros(2, 5, 1), ((1, 5), )), None]), TypeError, r'attn_masks\[0\]'),
+    (dict(attn_masks=[None, AttentionBias(torch.zeros(2, 5, 1), ((1, 7), ))]), ValueError, 'cross-attention mask'),
+    (dict(attn_masks=[None, torch.zeros(1, NUM_TOKENS)]), ValueError, 'cross-attention mask'),
+    (dict(aqr_attention_bias=torch.zeros(2, 5, NUM_TOKENS, dtype=torch.bool)), TypeError, 'aqr_attention_bias'),
+    (dict(attn_masks=[None, torch.zeros(2, 5, NUM_TOKENS)],
+          aqr_attention_bias=AttentionBias(torch.zeros(2, 2, 5, 1), ((4, 6), ))), ValueError, 'per head'),
     (dict(attn_masks=[None, torch.zeros(4, 5, NUM_TOKENS)], aqr_attention_bias=torch.zeros(2, 5, NUM_TOKENS)), ValueError,
      'attn_masks'),
 ])

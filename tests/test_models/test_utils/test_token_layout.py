@@ -29,4 +29,6 @@ def test_single_modalities():
     with pytest.raises(ValueError, match='both None'):
         TokenLayout.from_features(None, None, 1)
     with pytest.raises(ValueError, match='x_img'):
-        TokenLayout.from_features(x, x_img, 4)
+        TokenLayout.from_features(None, x_img, 4)
+    with pytest.raises(ValueError, match='x: features of 1 samples'):
+        TokenLayout.from_features(x, x_img, 2)

@@ -8,7 +8,7 @@ from mmdet.models.utils.transformer import inverse_sigmoid
 from mmdet3d.models import builder
 from torch import nn
 
-from ..utils.attention_bias_generator import AttentionBiasGenerator
+from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_strength, check_windows
 from ..utils.denoising import DenoisingQueries
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.position_encoding import bev_cell_centers, camera_ray_points, query_ray_points, sine_encoding
@@ -65,6 +65,13 @@ class CmtHead(BaseModule):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
+        flags = dict(enable_aqr=enable_aqr, aqr_use_local_bias=aqr_use_local_bias, aqr_per_view=aqr_per_view,
+                     aqr_bias_denoising=aqr_bias_denoising)
+        for name, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise TypeError(f'{name} must be True or False, got {flag!r}')
+        check_bias_strength(aqr_bias_strength)  # also where AQR is off: a mistake should show before it matters
+        check_windows(aqr_local_window_size)
         tasks = tasks or [dict(class_names=list(names)) for names in _NUSCENES_TASKS]
         self.class_names = [list(task['class_names']) for task in tasks]
         self.num_query = num_query
@@ -73,6 +80,7 @@ class CmtHead(BaseModule):
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
         self.fp16_enabled = False
+        self.survives_overflow = False  # set by the detector in mixed-precision training
         self.bbox_coder = build_bbox_coder(bbox_coder)
         self.pc_range = list(self.bbox_coder.pc_range)
         self.bev_cell_size = self._bev_cell_size(downsample_scale)
@@ -110,10 +118,14 @@ class CmtHead(BaseModule):
 
     def _bev_cell_size(self, downsample_scale):
         """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""
-        for source in (self.train_cfg, self.test_cfg):
-            if source and source.get('voxel_size'):
-                return tuple(size * downsample_scale for size in source['voxel_size'][:2])
         voxel_size = getattr(self.bbox_coder, 'voxel_size', None)
+        for source in filter(None, (self.test_cfg, self.train_cfg)):
+            stride = source.get('out_size_factor', downsample_scale)
+            pc_range = list(source.get('point_cloud_range', source.get('pc_range', self.pc_range)))
+            if stride != downsample_scale or pc_range != self.pc_range:
+                raise ValueError(f'train_cfg and test_cfg must agree with downsample_scale={downsample_scale} and '
+                                 f'bbox_coder.pc_range={self.pc_range}, got out_size_factor={stride} and range {pc_range}')
+            voxel_size = source.get('voxel_size', voxel_size)
         return tuple(size * downsample_scale for size in voxel_size[:2]) if voxel_size else None
 
     def init_weights(self):
@@ -153,14 +165,20 @@ class CmtHead(BaseModule):
         decoded, _ = self.transformer(x, x_img, query_embed, bev_pos_embed, rv_pos_embed,
                                       attn_masks=None if denoising is None else denoising.attn_mask,
                                       aqr_attention_bias=bias)
-        if decoded.dtype != torch.float32:
-            # Half precision may overflow in the decoder; the loss scaler then skips the step, the matching must survive it.
-            decoded = torch.nan_to_num(decoded.float())
+        decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
+        if self._may_overflow(decoded):
+            decoded = torch.nan_to_num(decoded)
         return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)] for head in self.task_heads)
 
+    def _may_overflow(self, x):
+        """Mixed precision may overflow; the loss scaler then skips the step, which the forward pass must live to see."""
+        return self.training and (self.survives_overflow or torch.is_autocast_enabled(x.device.type))
+
     def _make_denoising(self, img_metas):
+        if self.denoising.num_groups == 0:
+            return None
         boxes = [_with_gravity_center(_unwrap(meta['gt_bboxes_3d'])) for meta in img_metas]
-        labels = [_unwrap(meta['gt_labels_3d']) for meta in img_metas]
+        labels = [self._checked_labels(_unwrap(meta['gt_labels_3d'])) for meta in img_metas]
         return self.denoising(boxes, labels, self.num_query, like=self.reference_points.weight)
 
     def _cameras(self, img_metas, like, layout):
@@ -218,13 +236,14 @@ class CmtHead(BaseModule):
         is_used = torch.ones(batch, num_query, dtype=torch.bool, device=reference_points.device)
         if denoising is not None:
             is_used[:, :pad_size] = denoising.occupied
+        if self._may_overflow(lidar_weights):
+            lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
         if not self.aqr_bias_denoising:
             neutral = torch.full_like(lidar_weights, 0.5)
             lidar_weights, camera_weights = (torch.where(is_learned, w, neutral) for w in (lidar_weights, camera_weights))
-        bias = None
-        if self.aqr_bias.bias_strength:
-            bias = self.aqr_bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
-                                         projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
+        # Also at strength 0: distributed training expects the router to take part in every step.
+        bias = self.aqr_bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
+                                     projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
         record = RoutingRecord(lidar_weights, camera_weights, projections, is_learned, is_used,
                                reference_points.detach(), bias)
         return x, x_img, bias, record
@@ -257,12 +276,21 @@ class CmtHead(BaseModule):
         Returns:
             dict[str, Tensor]: see :class:`SetCriterion`.
         """
+        if not self.train_cfg:
+            raise ValueError('train_cfg is None: this head was built for inference and has no losses')
         tasks = [task[0] for task in preds_dicts]
         device = tasks[0]['cls_logits'].device
         boxes = [_with_gravity_center(boxes).to(device) for boxes in gt_bboxes_3d]
-        labels = [label.to(device) for label in gt_labels_3d]
+        labels = [self._checked_labels(label.to(device)) for label in gt_labels_3d]
         branches = [{name: value for name, value in task.items() if isinstance(value, torch.Tensor)} for task in tasks]
         return self.criterion(branches, boxes, labels, tasks[0].get('dn_batch'))
+
+    def _checked_labels(self, labels):
+        num_classes = self.denoising.num_classes
+        if ((labels < 0) | (labels >= num_classes)).any():
+            raise ValueError(f'gt_labels_3d must lie in [0, {num_classes}), got {labels.unique().tolist()}; ObjectNameFilter removes '
+                             'boxes of other classes')
+        return labels
 
     @force_fp32(apply_to=('preds_dicts', ))
     def get_bboxes(self, preds_dicts, img_metas, rescale=False):

@@ -40,6 +40,8 @@ class CmtDetector(MVXTwoStageDetector):
             self.pts_voxel_layer = Voxelization(**voxel_layer)
         self.use_grid_mask = use_grid_mask
         self.grid_mask = GridMask(True, True, rotate=1, offset=False, ratio=0.5, mode=1, prob=0.7)
+        if isinstance(train_only, str):
+            raise TypeError(f'train_only must be a list of parameter-name prefixes, got the string {train_only!r}')
         self.train_only = tuple(train_only) if train_only is not None else None
         if self.train_only is not None:
             self._freeze()
@@ -133,6 +135,10 @@ class CmtDetector(MVXTwoStageDetector):
         Returns:
             dict[str, Tensor]: losses.
         """
+        counts = [len(x) if x is not None else None for x in (img_metas, gt_bboxes_3d, gt_labels_3d)]
+        if len(set(counts)) != 1:
+            raise ValueError('img_metas, gt_bboxes_3d and gt_labels_3d need one entry per sample each, got '
+                             f'{", ".join(map(str, counts))}')
         for meta, boxes, labels in zip(img_metas, gt_bboxes_3d, gt_labels_3d):
             # The head noises the ground truth into queries; published pipelines put it into the metas, others need not.
             meta.setdefault('gt_bboxes_3d', boxes)
@@ -143,6 +149,7 @@ class CmtDetector(MVXTwoStageDetector):
     @force_fp32(apply_to=('pts_feats', 'img_feats'))
     def forward_pts_train(self, pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas):
         """Losses of the head on extracted features."""
+        self.pts_bbox_head.survives_overflow = self.fp16_enabled
         outs = self.pts_bbox_head(pts_feats, img_feats, img_metas)
         return self.pts_bbox_head.loss(gt_bboxes_3d, gt_labels_3d, outs)
 

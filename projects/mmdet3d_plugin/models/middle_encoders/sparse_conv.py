@@ -8,6 +8,7 @@ import spconv.pytorch as spconv
 import torch
 from mmcv.cnn.bricks.registry import CONV_LAYERS
 from spconv.core import ConvAlgo
+from spconv.cppconstants import CPU_ONLY_BUILD
 from spconv.pytorch import ops
 from spconv.pytorch.core import IndiceData
 
@@ -17,6 +18,9 @@ class _CpuComputeMixin:
 
     def forward(self, input):
         if input.features.is_cuda and len(input.features):
+            if CPU_ONLY_BUILD:
+                raise RuntimeError('the installed spconv has no CUDA kernels; install spconv-cu126 (or the build for your CUDA) in '
+                                   'its place: pip uninstall spconv cumm, pip install spconv-cu126')
             return super().forward(input)
         if self.transposed or self.inverse:
             raise NotImplementedError(f'{type(self).__name__}: only forward sparse convolutions run on CPU')

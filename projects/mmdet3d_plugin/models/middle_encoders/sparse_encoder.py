@@ -32,8 +32,9 @@ class SparseEncoder(_SparseEncoder):
 
     def __init__(self, *args, norm_cfg=None, **kwargs):
         norm_cfg = dict(norm_cfg or dict(type='BN1d', eps=1e-3, momentum=0.01))
-        if norm_cfg.get('type') == 'BN1d':
-            norm_cfg['type'] = 'SparseBN1d'
+        if norm_cfg.get('type') not in ('BN1d', 'SparseBN1d'):
+            raise ValueError(f'norm_cfg of SparseEncoder must be BN1d, which is made safe for empty clouds, got {norm_cfg}')
+        norm_cfg['type'] = 'SparseBN1d'
         super().__init__(*args, norm_cfg=norm_cfg, **kwargs)
 
     def forward(self, voxel_features, coors, batch_size):

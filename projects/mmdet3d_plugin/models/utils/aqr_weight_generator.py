@@ -90,14 +90,13 @@ class AQRWeightGenerator(BaseModule):
         attn_dims (int): channels of the window attentions.
         num_heads (int): heads of the window attentions.
         hidden_dims (int): channels of the MLP's hidden layer.
-        init_cfg (dict | None): as in mmcv.
 
     Raises:
         ValueError: for a window that is not an odd integer >= 1, or ``attn_dims`` not divisible by ``num_heads``.
     """
 
-    def __init__(self, embed_dims, windows=None, attn_dims=64, num_heads=4, hidden_dims=128, init_cfg=None):
-        super().__init__(init_cfg)
+    def __init__(self, embed_dims, windows=None, attn_dims=64, num_heads=4, hidden_dims=128):
+        super().__init__()
         if attn_dims % num_heads:
             raise ValueError(f'attn_dims must be divisible by num_heads, got {attn_dims} and {num_heads}')
         windows = check_windows(dict(lidar=5, camera=15) if windows is None else windows)

@@ -1,4 +1,5 @@
 """The compact form of the attention bias: a few numbers per query instead of a (B, Q, F) tensor."""
+import itertools
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
@@ -28,12 +29,23 @@ class AttentionBias:
     windows: Optional[Tuple[Optional[int], ...]] = None
 
     def __post_init__(self):
+        if not torch.isfinite(self.values).all():
+            raise ValueError('values must be finite: a bias forbids nothing, use a mask for that')
         if self.values.dim() not in (3, 4) or self.values.shape[-1] != len(self.shapes):
             raise ValueError(f'values must be (B, Q, S) or (B, heads, Q, S) with S = {len(self.shapes)} segments, got '
                              f'{tuple(self.values.shape)}')
         parts = {name: getattr(self, name) is not None for name in ('cells', 'seen', 'windows')}
         if len(set(parts.values())) != 1:
             raise ValueError(f'cells, seen and windows go together, got {[name for name, given in parts.items() if given]}')
+        if self.is_local:
+            batch_query = (self.values.shape[0], self.values.shape[-2])
+            expected = dict(cells=(*batch_query, len(self.shapes), 2), seen=(*batch_query, len(self.shapes)))
+            for name, shape in expected.items():
+                if tuple(getattr(self, name).shape) != shape:
+                    raise ValueError(f'{name} must be {shape}, got {tuple(getattr(self, name).shape)}')
+            if len(self.windows) != len(self.shapes) or any(w is not None and (w < 1 or w % 2 == 0) for w in self.windows):
+                raise ValueError(f'windows must hold an odd size >= 1 or None for each of {len(self.shapes)} segments, got '
+                                 f'{self.windows}')
 
     @property
     def is_local(self):
@@ -42,8 +54,8 @@ class AttentionBias:
     @property
     def segments(self):
         """Slice of the keys of each segment."""
-        ends = torch.tensor([height * width for height, width in self.shapes]).cumsum(0).tolist()
-        return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends)]
+        ends = [0, *itertools.accumulate(height * width for height, width in self.shapes)]
+        return [slice(start, end) for start, end in zip(ends, ends[1:])]
 
     @property
     def num_tokens(self):

@@ -35,6 +35,9 @@ class AttentionBiasGenerator(nn.Module):
     def __init__(self, bev_feature_shape=(180, 180), pers_feature_shape=(6, 40, 100), bias_strength=5.0,
                  use_local_bias=False, local_window_size=15, per_view=False):
         super().__init__()
+        for name, flag in dict(use_local_bias=use_local_bias, per_view=per_view).items():
+            if not isinstance(flag, bool):
+                raise TypeError(f'{name} must be True or False, got {flag!r}')
         if per_view and use_local_bias:
             raise ValueError('per_view=True is for global mode; local windows lie only in views that see the query anyway')
         self.bev_feature_shape = tuple(bev_feature_shape)
@@ -50,9 +53,11 @@ class AttentionBiasGenerator(nn.Module):
         if use_local_bias and not all(low <= size <= high for size in self.local_window_size.values()):
             warnings.warn(f'local_window_size {local_window_size} is outside the recommended range [{low}, {high}]')
 
-    def forward(self, *args, **kwargs):
-        """Dense bias (B, Q, F) in [-bias_strength, bias_strength], F = H * W + V * h * w; arguments of :meth:`compact`."""
-        return self.compact(*args, **kwargs).dense()
+    def forward(self, lidar_weights, camera_weights, pts_idx=None, pts_pers_idx=None, pts_pers_valid=None,
+                bev_feature_shape=None, pers_feature_shape=None):
+        """Dense bias (B, Q, F) in [-bias_strength, bias_strength], F = H * W + V * h * w; arguments as in :meth:`compact`."""
+        return self.compact(lidar_weights, camera_weights, pts_idx, pts_pers_idx, pts_pers_valid, bev_feature_shape,
+                            pers_feature_shape).dense()
 
     def compact(self, lidar_weights, camera_weights, pts_idx=None, pts_pers_idx=None, pts_pers_valid=None,
                 bev_feature_shape=None, pers_feature_shape=None):
@@ -76,6 +81,8 @@ class AttentionBiasGenerator(nn.Module):
             TypeError: for indices that are not integers.
         """
         bev_shape = tuple(bev_feature_shape or self.bev_feature_shape)
+        if pts_pers_valid is not None and pts_pers_idx is None:
+            raise ValueError('pts_pers_valid goes with pts_pers_idx, which is missing')
         view_shape = views, height, width = tuple(pers_feature_shape or self.pers_feature_shape)
         self._check_weights(lidar_weights, camera_weights)
         lidar, camera = (self.weight_to_bias(weights).unsqueeze(-1) for weights in (lidar_weights, camera_weights))  # (B, Q, 1)
@@ -111,13 +118,14 @@ class AttentionBiasGenerator(nn.Module):
         for name, weights in zip(_MODALITIES, (lidar_weights, camera_weights)):
             if not ((weights >= 0) & (weights <= 1)).all():
                 raise ValueError(f'{name}_weights must lie in [0, 1], got values from {weights.min().item()} to '
-                                 f'{weights.max().item()}')
+                                 f'{weights.max().item()} (NaN: the queries or features that were routed are not finite)')
 
     @staticmethod
     def _bev_windows(pts_idx, bev_shape, batch_query):
         """Cells (B, Q, 1, 2) as (row, col) and their validity (B, Q, 1)."""
         height, width = bev_shape
         _check_indices('pts_idx', pts_idx, batch_query)
+        pts_idx = pts_idx.long()
         if ((pts_idx < -1) | (pts_idx >= height * width)).any():
             raise ValueError(f'pts_idx must be -1 or in [0, {height * width}) for a BEV map of {height}x{width}, got values '
                              f'from {pts_idx.min().item()} to {pts_idx.max().item()}')

@@ -86,12 +86,23 @@ class CmtTransformer(BaseModule):
         else:
             raise TypeError('attn_masks must be None, a tensor (denoising mask) or a list of two masks, got '
                             f'{type(attn_masks).__name__}')
-        _, num_query, _ = shape
+        batch, num_query, num_tokens = shape
+        allowed = {self_slot: (torch.Tensor, ), cross_slot: (torch.Tensor, AttentionBias)}
+        for slot, mask in enumerate(masks):
+            if mask is not None and not isinstance(mask, allowed[slot]):
+                names = ' or '.join(kind.__name__ for kind in allowed[slot])
+                raise TypeError(f'attn_masks[{slot}] must be None or {names}, got {type(mask).__name__}')
+        if masks[cross_slot] is not None and tuple(masks[cross_slot].shape[-2:]) != (num_query, num_tokens):
+            raise ValueError(f'attn_masks: the cross-attention mask must end in {(num_query, num_tokens)}, got '
+                             f'{tuple(masks[cross_slot].shape)}')
         if masks[self_slot] is not None and tuple(masks[self_slot].shape[-2:]) != (num_query, num_query):
             raise ValueError(f'attn_masks: the self-attention mask must end in {(num_query, num_query)}, got '
                              f'{tuple(masks[self_slot].shape)}')
         if bias is not None:
-            if (bias.shape[0], *bias.shape[-2:]) != shape:
+            if not isinstance(bias, AttentionBias) and not (isinstance(bias, torch.Tensor) and bias.is_floating_point()):
+                raise TypeError('aqr_attention_bias must be an AttentionBias or a floating-point tensor, got '
+                                f'{getattr(bias, "dtype", type(bias).__name__)}')
+            if (bias.shape[0], *bias.shape[-2:]) != shape or (isinstance(bias, torch.Tensor) and bias.dim() != 3):
                 raise ValueError(f'aqr_attention_bias must be (B, Q, F) = {shape}, got {tuple(bias.shape)}')
             masks[cross_slot] = _add_mask(bias, masks[cross_slot])
         return masks
@@ -101,8 +112,9 @@ def _add_mask(bias, mask):
     """Bias (B, Q, F) plus a mask (Q, F) or (B, Q, F): bool True = forbidden, float = added."""
     if mask is None:
         return bias
-    if isinstance(bias, AttentionBias):
-        bias = bias.dense()
+    bias, mask = (x.dense() if isinstance(x, AttentionBias) else x for x in (bias, mask))
+    if bias.dim() == 4 or mask.dim() == 4:
+        raise ValueError('attn_masks: a mask beside a bias of its own per head is not supported')
     if mask.dim() == 3 and mask.shape[0] != bias.shape[0]:
         raise ValueError('attn_masks: a cross-attention mask beside the AQR bias must be (Q, F) or (B, Q, F), got '
                          f'{tuple(mask.shape)}')

@@ -58,6 +58,8 @@ def padded_image_size(img_metas):
     Raises:
         ValueError: if views or samples of the batch differ in size: they could not have been stacked.
     """
+    if any('pad_shape' not in meta for meta in img_metas):
+        raise ValueError("img_metas: every sample needs 'pad_shape', (H, W, 3) of each padded view")
     sizes = {tuple(shape[:2]) for meta in img_metas for shape in meta['pad_shape']}
     if len(sizes) != 1:
         raise ValueError(f"img_metas: one 'pad_shape' is needed for all views of a batch, got {sorted(sizes)}")

@@ -42,6 +42,9 @@ class PETRTransformerDecoder(TransformerLayerSequence):
 
     def __init__(self, *args, post_norm_cfg='default', return_intermediate=False, **kwargs):
         super().__init__(*args, **kwargs)
+        orders = {tuple(layer.operation_order) for layer in self.layers}
+        if len(orders) != 1:
+            raise ValueError(f'all layers need one operation_order, since masks are handed to all alike; got {sorted(orders)}')
         self.return_intermediate = return_intermediate
         if post_norm_cfg == 'default':
             post_norm_cfg = dict(type='LN')

@@ -1,6 +1,5 @@
 """Where each query looks: its BEV cell and its cell in every view that sees it."""
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 
@@ -34,7 +33,7 @@ class RoutingRecord:
         is_learned: (Q,) bool, False for denoising queries.
         is_used: (B, Q) bool, False for padding among the denoising queries.
         reference_points: (B, Q, 3), fractions of the detection range, detached.
-        bias: handed to the cross-attention, of shape (B, Q, F), None at strength 0.
+        bias: handed to the cross-attention, of shape (B, Q, F).
     """
 
     lidar_weights: torch.Tensor
@@ -43,7 +42,7 @@ class RoutingRecord:
     is_learned: torch.Tensor
     is_used: torch.Tensor
     reference_points: torch.Tensor
-    bias: Optional[AttentionBias] = None
+    bias: AttentionBias
 
 
 @torch.no_grad()

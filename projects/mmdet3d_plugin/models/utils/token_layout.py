@@ -28,6 +28,8 @@ class TokenLayout:
             raise ValueError('x and x_img are both None: at least one modality is needed')
         bev_shape = view_shape = None
         if x is not None:
+            if x.shape[0] != batch_size:
+                raise ValueError(f'x: features of {x.shape[0]} samples in a batch of {batch_size}')
             bev_shape = tuple(x.shape[-2:])
         if x_img is not None:
             if x_img.shape[0] % batch_size:

@@ -153,3 +153,57 @@ def test_bad_bias():
         AttentionBias(torch.zeros(1, 2, 3), ((1, 1), (1, 1)))
     with pytest.raises(ValueError, match='together'):
         AttentionBias(torch.zeros(1, 2, 1), ((1, 1), ), seen=torch.ones(1, 2, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match='finite'):
+        AttentionBias(torch.full((1, 2, 1), -math.inf), ((1, 1), ))
+    cells, seen = torch.zeros(1, 2, 1, 2, dtype=torch.long), torch.ones(1, 2, 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match='windows'):
+        AttentionBias(torch.zeros(1, 2, 1), ((1, 1), ), cells, seen, (4, ))
+    with pytest.raises(ValueError, match='cells'):
+        AttentionBias(torch.zeros(1, 2, 1), ((1, 1), ), cells[:, :1], seen, (3, ))
+
+
+@pytest.mark.parametrize('shape, tokens', [((1, 3, 2), (4, 4)), ((2, 1, 2), (4, 4)), ((2, 3, 2), (4, 2)), ((2, 3, 2), (4, 9)),
+                                           ((2, 5, 3, 2), (4, 4))])
+@pytest.mark.parametrize('local', [False, True])
+def test_a_bias_that_does_not_fit_raises(shape, tokens, local):
+    """Batch, queries, heads or number of keys: nothing is broadcast or cut."""
+    shapes = tuple((1, n) for n in tokens)
+    batch_query = (shape[0], shape[-2])
+    where = (torch.zeros(*batch_query, 2, 2, dtype=torch.long), torch.ones(*batch_query, 2, dtype=torch.bool), (3, 3)) if local else ()
+    query, key = torch.randn(2, HEADS, 3, DIMS), torch.randn(2, HEADS, 8, DIMS)
+    with pytest.raises(ValueError, match='bias must be'):
+        fused.fused_attention(query, key, key, AttentionBias(torch.zeros(shape), shapes, *where))
+
+
+@given(biases())
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('values_dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_values_may_have_another_dtype_than_queries(dtype, values_dtype, case):
+    bias, generator = case
+    narrow = with_values(bias, bias.values.to(values_dtype))
+    inputs = tensors(narrow, generator, dtype)
+    expected = dense_reference(*[x.double() for x in inputs], with_values(bias, narrow.values.double()))
+    found = fused.fused_attention(*inputs, narrow)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.parametrize('local', [False, True])
+def test_values_changed_in_place_take_effect(local):
+    generator = torch.Generator().manual_seed(0)
+    where = (torch.zeros(1, 3, 2, 2, dtype=torch.long), torch.ones(1, 3, 2, dtype=torch.bool), (3, 3)) if local else ()
+    bias = AttentionBias(torch.randn(1, 3, 2, generator=generator) * 5, ((2, 2), (1, 4)), *where)
+    inputs = tensors(bias, generator, torch.float32)
+    before = fused.fused_attention(*inputs, bias)
+    bias.values.mul_(-1)
+    after = fused.fused_attention(*inputs, bias)
+    assert (after - before).abs().max() > 0.1
+    torch.testing.assert_close(after, dense_reference(*inputs, bias), rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_raise_instead_of_being_wrong():
+    bias = AttentionBias(torch.zeros(1, 2, 1, requires_grad=True), ((1, 4), ))
+    inputs = tensors(bias, torch.Generator().manual_seed(0), torch.float32)
+    grad, = torch.autograd.grad(fused.fused_attention(*inputs, bias).square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        grad.sum().backward()

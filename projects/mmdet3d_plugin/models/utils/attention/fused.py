@@ -11,6 +11,7 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -26,16 +27,22 @@ def fused_attention(query, key, value, bias):
     Args:
         query (Tensor): (B, heads, Q, d).
         key, value (Tensor): (B, heads, F, d).
-        bias (AttentionBias): for F tokens.
+        bias (AttentionBias): for these queries and keys; with windows only on CPU.
 
     Returns:
         Tensor: (B, heads, Q, d).
+
+    Raises:
+        ValueError: if the bias does not fit queries and keys, or has windows on another device.
     """
+    batch, heads, num_query, _ = query.shape
+    allowed = (batch, num_query, key.shape[2]), (batch, heads, num_query, key.shape[2])
+    if tuple(bias.shape) not in allowed:
+        raise ValueError(f'bias must be (B, Q, F) or (B, heads, Q, F), here {allowed[0]} or {allowed[1]}, got {tuple(bias.shape)}')
     if query.device.type == 'cpu':
         return _TiledAttention.apply(query, key, value, bias.values, bias)
     if bias.is_local:
-        mask = bias.dense().to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask if mask.dim() == 4 else mask.unsqueeze(1))
+        raise ValueError(f'a bias with windows is fused on CPU only, got tensors on {query.device}')
     return channel_attention(query, key, value, bias)
 
 
@@ -48,11 +55,11 @@ def channel_attention(query, key, value, bias):
     """
     dims = query.shape[-1]
     scale = 1 / math.sqrt(dims)
-    values = bias.per_head().float()
+    values = bias.per_head().to(torch.promote_types(query.dtype, torch.float32))
     difference = ((values[..., :-1] - values[..., -1:]) / scale).expand(-1, query.shape[1], -1, -1)  # (B, heads, Q, S - 1)
     leading = difference.to(query.dtype)
     channels = [leading]
-    if query.dtype != torch.float32:
+    if query.dtype in (torch.float16, torch.bfloat16):
         channels.append((difference - leading).to(query.dtype))
     one_hot = key.new_zeros(bias.num_tokens, len(bias.shapes) - 1)
     for index, keys in enumerate(bias.segments[:-1]):
@@ -116,14 +123,14 @@ class _Tile:
             x[self.batch, :, self.keys] += part
 
 
-def _plan(bias):
-    """Tiles of a bias, made once per forward pass and shared by all layers."""
-    if bias not in _PLANS:
+def _plan(bias, dtype):
+    """Tiles of a bias, made once per forward pass and shared by all layers; again if its values were changed in place."""
+    state = bias.values._version, dtype
+    if bias not in _PLANS or _PLANS[bias][0] != state:
         with torch.no_grad():
-            values = bias.per_head().detach()
-            values = values.to(torch.promote_types(values.dtype, torch.float32))
-            _PLANS[bias] = list(_window_tiles(bias, values) if bias.is_local else _whole_tiles(bias, values))
-    return _PLANS[bias]
+            values = bias.per_head().detach().to(dtype)
+            _PLANS[bias] = state, list(_window_tiles(bias, values) if bias.is_local else _whole_tiles(bias, values))
+    return _PLANS[bias][1]
 
 
 def _whole_tiles(bias, values):
@@ -165,7 +172,7 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, values, bias):
         scale = 1 / math.sqrt(query.shape[-1])
         wide = torch.promote_types(query.dtype, torch.float32)
-        tiles = _plan(bias)
+        tiles = _plan(bias, wide)
         out = torch.zeros_like(query, dtype=wide)
         lse = query.new_full(query.shape[:-1], -math.inf, dtype=wide)
         parts = []
@@ -178,7 +185,8 @@ class _TiledAttention(torch.autograd.Function):
                 parts += [part_out, part_lse]
             before = tile.pick(lse)
             after = torch.logaddexp(before, part_lse.to(wide))
-            tile.put(out, tile.pick(out) * (before - after).exp().unsqueeze(-1) + part_out * (part_lse - after).exp().unsqueeze(-1))
+            keep, take = (before - after).exp().unsqueeze(-1), (part_lse - after).exp().unsqueeze(-1)
+            tile.put(out, tile.pick(out) * keep + part_out * take)
             tile.put(lse, after)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, out, lse, *parts)
@@ -186,6 +194,7 @@ class _TiledAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_out):
         query, key, value, out, lse, *parts = ctx.saved_tensors
         wide = lse.dtype
@@ -200,7 +209,8 @@ class _TiledAttention(torch.autograd.Function):
             tile_grad, tile_lse = tile.pick(grad_out), tile.pick(lse)
             # The kernel recomputes exp(score + mask - lse): the shift, which it does not know, goes to the lse.
             kernel_lse = tile_lse if tile.shift is None else (tile_lse - tile.shift).to(wide)
-            grads = _flash_backward(tile_grad, *inputs, tile.pick(out), kernel_lse, 0.0, False, attn_mask=tile.mask, scale=ctx.scale)
+            grads = _flash_backward(tile_grad, *inputs, tile.pick(out), kernel_lse, 0.0, False, attn_mask=tile.mask,
+                                    scale=ctx.scale)
             tile.add(grad_query, grads[0])
             tile.add_to_keys(grad_key, grads[1])
             tile.add_to_keys(grad_value, grads[2])

@@ -107,8 +107,8 @@ class PETRMultiheadFlashAttention(BaseModule):
         batch_first (bool): inputs are (B, N, C) instead of (N, B, C).
         bias (bool): biases in the projections.
         impl (str): how a compact AQR bias is applied. 'dense': as a (B, Q, F) tensor, the definition. 'fused': exactly, without
-            that tensor; raises where it cannot (attention dropout in training, any other mask). 'auto': fused where
-            possible, otherwise dense, which the log says once.
+            that tensor; raises where it cannot (attention dropout in training, any other mask, local mode off CPU).
+            'auto': fused where possible, otherwise dense, which the log says once.
         init_cfg (dict | None): as in mmcv.
     """
 
@@ -171,9 +171,10 @@ class PETRMultiheadFlashAttention(BaseModule):
             if obstacle is None:
                 return attn_mask
             if self.impl == 'fused':
-                raise ValueError(f"impl='fused' cannot serve {obstacle}; allowed: an AttentionBias alone, without attention dropout. "
-                                 "impl='auto' takes the dense form in such cases")
-            _log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
+                raise ValueError(f"impl='fused' cannot serve {obstacle}; allowed: an AttentionBias alone, without attention "
+                                 "dropout. impl='auto' takes the dense form in such cases")
+            if isinstance(attn_mask, AttentionBias):
+                _log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
         if isinstance(attn_mask, AttentionBias):
             attn_mask = attn_mask.dense()
             attn_mask = attn_mask.flatten(0, 1) if attn_mask.dim() == 4 else attn_mask
@@ -200,6 +201,8 @@ class PETRMultiheadFlashAttention(BaseModule):
             return 'a key_padding_mask'
         if not isinstance(attn_mask, AttentionBias):
             return 'an attn_mask given as a tensor'
+        if attn_mask.is_local and attn_mask.values.device.type != 'cpu':
+            return f'a local bias on {attn_mask.values.device.type}'
         if self.attn.attn_drop and self.training:
             return f'attention dropout (attn_drop={self.attn.attn_drop})'
         return None
