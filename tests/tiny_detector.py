@@ -48,12 +48,13 @@ def write_config(folder, extra=''):
 class TinyDetector(BaseDetector):
     """Per-point network with BatchNorm and dropout; the mean over a sample's points is its prediction."""
 
-    def __init__(self, width=8, router=False, train_cfg=None, test_cfg=None):
+    def __init__(self, width=8, router=False, train_only=None, train_cfg=None, test_cfg=None):
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3))
         self.pts_bbox_head = nn.ModuleDict(dict(reg=nn.Linear(width, 1)))
         if router:
             self.pts_bbox_head['aqr_router'] = nn.Linear(width, 2)
+        self.train_only = train_only
 
     def extract_feat(self, points):
         sizes = [len(cloud) for cloud in points]

@@ -15,8 +15,9 @@ def main():
     cli.add_config_arguments(parser)
     cli.add_process_arguments(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/<config name>)')
-    parser.add_argument('--resume-from', type=cli.existing_file, help='checkpoint of an interrupted run to go on from')
-    parser.add_argument('--auto-resume', action='store_true',
+    resume = parser.add_mutually_exclusive_group()
+    resume.add_argument('--resume-from', type=cli.existing_file, help='checkpoint of an interrupted run to go on from')
+    resume.add_argument('--auto-resume', action='store_true',
                         help='go on from the latest checkpoint of the work directory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--diff-seed', action='store_true', help='another seed in each process')

@@ -125,12 +125,45 @@ class TestLoadWeights:
     def test_a_router_checkpoint_in_a_model_without(self, caplog):
         source, model = TinyDetector(router=True), TinyDetector()
         with pytest.raises(ValueError, match=r'(?s)Unexpected key.*aqr_router.*--drop-router'):
+            load_weights(model, source.state_dict(), router_missing_ok=True, drop_router=False)
+        with pytest.raises(ValueError, match='Unexpected key.*aqr_router') as error:  # a tool without that option
             load_weights(model, source.state_dict(), router_missing_ok=True)
+        assert 'drop' not in str(error.value)
         with caplog.at_level(logging.INFO):
             load_weights(model, source.state_dict(), 'aqr.pth', drop_router=True, logger=logging.getLogger())
         assert 'dropped 2 router weights of aqr.pth' in caplog.text
         assert equal(model.state_dict(), {k: v for k, v in source.state_dict().items() if k not in ROUTER_KEYS})
         assert ROUTER_KEYS < set(source.state_dict())
+
+    def test_modules_that_may_be_missing(self, caplog):
+        source, model = TinyDetector(), TinyDetector(router=True)
+        state_dict = source.state_dict()
+        del state_dict['pts_bbox_head.reg.bias']
+        expected = model.state_dict()['pts_bbox_head.reg.bias'].clone()
+        with pytest.raises(ValueError, match='Missing key.*reg.bias'):
+            load_weights(model, state_dict, missing_ok=['pts_bbox_head.aqr_router', 'pts_bbox_head.re'])
+        with caplog.at_level(logging.INFO):
+            load_weights(model, state_dict, 'cmt.pth', missing_ok=['pts_bbox_head'], logger=logging.getLogger())
+        assert 'cmt.pth lacks weights that stay as initialised: pts_bbox_head.reg.bias' in caplog.text
+        assert 'the router stays' in caplog.text
+        assert torch.equal(model.pts_bbox_head['reg'].bias, expected)
+        assert torch.equal(model.encoder[0].weight, source.encoder[0].weight)
+
+    @pytest.mark.parametrize('metadata', [True, False])
+    def test_missing_sparse_convolutions_stay_as_they_are(self, metadata):
+        """In a file without version metadata those that are there are permuted, those that are not must not be."""
+
+        def sparse():
+            return nn.ModuleDict(
+                {name: make_sparse_convmodule(3, 3, 3, 'key', norm_cfg=dict(type='BN1d')) for name in 'ab'})
+
+        model, state_dict = sparse(), sparse().state_dict()
+        for key in [key for key in state_dict if key.startswith('b')]:
+            del state_dict[key]
+            state_dict._metadata.pop(key.rpartition('.')[0], None)
+        expected = model['b'][0].weight.detach().clone()
+        load_weights(model, state_dict if metadata else OrderedDict(state_dict), missing_ok=['b'])
+        assert torch.equal(model['b'][0].weight, expected)
 
     def test_sparse_convolutions_keep_their_weights_on_the_way_through_files(self, tmp_path):
         """With 3 input and 3 output channels a kernel of 3 has a shape that survives the wrong axis order unnoticed."""
@@ -162,6 +195,26 @@ class TestLoadPretrained:
             load_pretrained(MMDataParallel(model), state_dict, 'nuim.pth', logging.getLogger())
         assert (model.encoder[0].weight == 2).all()
         assert 'size mismatch for encoder.0.bias' in caplog.text and 'loaded 3 of 9 weights of nuim.pth' in caplog.text
+
+    def test_all_that_train_only_freezes_must_be_there(self, caplog):
+        model = TinyDetector(router=True, train_only=['pts_bbox_head.aqr_router'])
+        with caplog.at_level(logging.INFO):
+            load_pretrained(MMDataParallel(model), TinyDetector().state_dict(), 'cmt.pth', logging.getLogger())
+        assert 'the router stays as initialised' in caplog.text
+
+        state_dict = TinyDetector().state_dict()
+        del state_dict['encoder.1.running_mean'], state_dict['pts_bbox_head.reg.bias']
+        state_dict['other.weight'] = torch.zeros(1)
+        with pytest.raises(ValueError) as error:
+            load_pretrained(model, state_dict, 'other.pth')
+        for part in ('other.pth does not fit', 'Missing key(s)', '"encoder.1.running_mean"', '"pts_bbox_head.reg.bias"',
+                     'Unexpected key(s)', '"other.weight"'):
+            assert part in str(error.value)
+        assert 'aqr_router' not in str(error.value) and 'drop' not in str(error.value)
+
+        load_pretrained(model, TinyDetector(router=True).state_dict())
+        with pytest.raises(ValueError, match='size mismatch for encoder.0.weight'):
+            load_pretrained(model, TinyDetector(width=4).state_dict())
 
     def test_nothing_fits(self):
         with pytest.raises(ValueError, match=r"none of the 1 weights of other.pth .*\['backbone'\].*'encoder'"):

@@ -1,4 +1,5 @@
 import argparse
+import logging
 import sys
 
 import pytest
@@ -33,6 +34,35 @@ class TestLoadConfig:
         with pytest.raises(KeyError, match=f'--cfg-options {option}: {message}'):
             load_config(write_config(tmp_path), {option: 1})
 
+    @pytest.mark.parametrize('line, message', [
+        ("data['sample_per_gpu'] = 1", "data has no 'sample_per_gpu'; did you mean samples_per_gpu"),
+        ("log_config['intervall'] = 1", "log_config has no 'intervall'; did you mean interval"),
+        ('checkpoint_config = dict(max_keep=1)', "checkpoint_config has no 'max_keep'; did you mean max_keep_ckpts"),
+    ])
+    def test_keys_in_files_that_nothing_reads(self, tmp_path, line, message):
+        with pytest.raises(KeyError, match=f'tiny.py: {message}'):
+            load_config(write_config(tmp_path, line))
+
+    @pytest.mark.parametrize('line', ['checkpoint_config = None', 'log_config = None',
+                                      "checkpoint_config = dict(type='OtherHook', keep=1)"])
+    def test_sections_left_out_and_hooks_of_other_types(self, tmp_path, line):
+        load_config(write_config(tmp_path, line))
+
+    @pytest.mark.parametrize('typo, key', [('evalution', 'evaluation'), ('load_form', 'load_from'), ('modle', 'model'),
+                                           ('optimiser', 'optimizer'), ('total_epoch', 'total_epochs')])
+    def test_names_in_files_that_look_mistyped_are_warned_of(self, tmp_path, caplog, typo, key):
+        load_config(write_config(tmp_path, f'{typo} = 1'))
+        record, = caplog.records
+        assert record.levelno == logging.WARNING
+        assert f"nothing reads '{typo}' at top level; did you mean {key}?" in record.message
+
+    @pytest.mark.parametrize('name', ['cmt_voxel0075_vov_1600x640_cbgs', 'cmt_voxel0100_r50_800x320_cbgs'])
+    def test_variables_of_published_configs_are_silent(self, shared, tmp_path, caplog, name):
+        path = tmp_path / f'{name}.py'
+        path.write_text((shared / 'upstream' / f'{name}.config.txt').read_text())
+        load_config(path)
+        assert not caplog.records
+
     @pytest.mark.parametrize('plugin_dir', [None, '', '/projects/mmdet3d_plugin/', '../projects'])
     def test_plugin_dir_must_be_a_relative_package(self, tmp_path, plugin_dir):
         with pytest.raises(ValueError, match='plugin=True needs plugin_dir'):
@@ -46,11 +76,12 @@ class TestLoadConfig:
         load_config(write_config(tmp_path), dict(plugin_dir='some_plugin/'))
         assert 'some_plugin' in sys.modules
 
-    def test_all_configs_of_the_project_load(self, repo_root):
+    def test_all_configs_of_the_project_load(self, repo_root, caplog):
         paths = sorted((repo_root / 'configs').glob('*.py'))
         assert paths
         for path in paths:
             assert load_config(path).model.type == 'CmtDetector'
+        assert not caplog.records
 
 
 class TestArguments:

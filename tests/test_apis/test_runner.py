@@ -1,3 +1,4 @@
+import json
 import logging
 import multiprocessing
 import os
@@ -128,3 +129,24 @@ def test_load_checkpoint_starts_from_weights_only(tmp_path):
     runner.load_checkpoint(str(tmp_path / 'epoch_2.pth'))
     assert (runner.epoch, runner.iter) == (0, 0) and not runner.optimizer.state_dict()['state']
     assert torch.equal(runner.model.module.encoder[0].weight, first.model.module.encoder[0].weight)
+
+
+def test_the_json_log_is_valid_where_numbers_are_not(tmp_path):
+    """The error of objects that nothing found is NaN; nuScenes has such numbers at all times."""
+    runner = build(tmp_path)
+    log_config = dict(interval=1, hooks=[dict(type='TextLoggerHook')])
+    runner.register_logger_hooks(log_config)
+    assert log_config['hooks'] == [dict(type='TextLoggerHook')]
+    runner.timestamp = 'now'
+    runner.call_hook('before_run')
+    runner.mode = 'val'
+    runner.log_buffer.output.update(eval_iter_num=1, error=float('nan'), recall=0.5, worst=[float('inf'), 1.0])
+    runner.log_buffer.ready = True
+    runner.call_hook('after_train_epoch')
+
+    def refuse(constant):
+        raise AssertionError(f'{constant} is not JSON')
+
+    *_, line = (tmp_path / 'now.log.json').read_text().splitlines()
+    record = json.loads(line, parse_constant=refuse)
+    assert record['error'] is None and record['recall'] == 0.5 and record['worst'] == [None, 1.0]

@@ -49,10 +49,15 @@ def test_format_only(run_tool, trained, tmp_path):
     (['work_dirs/tiny/latest.pth', '--out', 'results.json'], "--out must end with .pkl or .pickle, got 'results.json'"),
     (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--cfg-options', 'model.width=4'],
      'size mismatch for encoder.0.weight'),
+    (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--eval', 'bbox', '--eval-options', 'scales=1'],
+     "TinyDataset.evaluate does not take {'scales': 1, 'metric': ['bbox']}"),
+    (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--format-only', '--eval-options', 'prefix=a'],
+     "TinyDataset.format_results does not take {'prefix': 'a'}"),
 ])
 def test_mistakes(run_tool, trained, arguments, message):
     before = sorted(os.listdir(trained))
-    assert message in run_tool('test.py', 'tiny.py', *arguments, cwd=trained, code=None)
+    output = run_tool('test.py', 'tiny.py', *arguments, cwd=trained, code=None)
+    assert message in output and '5/5' not in output
     assert sorted(os.listdir(trained)) == before
 
 

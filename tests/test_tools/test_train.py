@@ -87,6 +87,8 @@ def test_start_from_weights(run_tool, trained, tmp_path):
     (['--cfg-options', 'optimiser.lr=1'], "the config has no 'optimiser'; did you mean optimizer"),
     (['--cfg-options', 'total_epochs=7'], 'by both alike; got total_epochs=7 and runner.max_epochs=2'),
     (['--resume-from', 'no.pth'], 'argument --resume-from: no such file: no.pth'),
+    (['--resume-from', 'tiny.py', '--auto-resume'], 'argument --auto-resume: not allowed with argument --resume-from'),
+    (['--cfg-options', 'evaluation.intervall=3'], "TinyDataset.evaluate does not take {'logger': None, 'intervall': 3}"),
     (['--launcher', 'pytorch'], "launcher 'pytorch' needs the environment variables"),
 ])
 def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
@@ -95,7 +97,27 @@ def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
     assert os.listdir(tmp_path) == ['tiny.py']
 
 
-def test_evaluation_arguments_are_checked_before_training(run_tool, tmp_path):
+@pytest.mark.parametrize('options, message', [
+    (['--resume-from', '{}', '--cfg-options', 'model.width=4'], 'size mismatch for encoder.0.weight'),
+    (['--resume-from', '{}', '--cfg-options', 'model.router=True'], 'Missing key(s) in state_dict: "pts_bbox_head.aqr'),
+    (['--cfg-options', 'load_from={}', 'model.width=4', 'model.train_only=[pts_bbox_head.reg]'], 'size mismatch for enc'),
+    (['--cfg-options', 'load_from={}', 'model.router=True', 'model.train_only=[pts_bbox_head.reg]'],
+     'Missing key(s) in state_dict: "pts_bbox_head.aqr_router.weight"'),
+])
+def test_checkpoints_that_do_not_fit_leave_nothing_behind(run_tool, trained, tmp_path, options, message):
     write_config(tmp_path)
-    output = run_tool('train.py', 'tiny.py', '--cfg-options', 'evaluation.intervall=3', cwd=tmp_path, code=None)
-    assert "evaluation: TinyDataset.evaluate does not take {'intervall': 3}" in output and 'Epoch [1]' not in output
+    options = [option.format(trained / 'work_dirs/tiny/latest.pth') for option in options]
+    output = run_tool('train.py', 'tiny.py', *options, cwd=tmp_path, code=None)
+    assert message in output and '--drop-router' not in output
+    assert os.listdir(tmp_path) == ['tiny.py']
+
+
+def test_frozen_weights_come_from_the_checkpoint_or_are_warned_of(run_tool, trained, tmp_path):
+    write_config(tmp_path)
+    options = ['--no-validate', '--cfg-options', 'model.router=True', 'model.train_only=[pts_bbox_head.aqr_router]',
+               'runner.max_epochs=1']
+    warning = "model.train_only=['pts_bbox_head.aqr_router'] without load_from or resume_from"
+    output = run_tool('train.py', 'tiny.py', *options, cwd=tmp_path)
+    assert warning in output
+    output = run_tool('train.py', 'tiny.py', *options, f'load_from={trained}/work_dirs/tiny/latest.pth', cwd=tmp_path)
+    assert output.count('the router stays as initialised') == 1 and warning not in output

@@ -57,6 +57,14 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
     return checkpoint
 
 
+def check_resumable(checkpoint, source, optimizer=True):
+    """Raise ValueError where a checkpoint lacks the counters, or the state of the optimizer, to go on with training."""
+    missing = sorted({'epoch', 'iter'} - set(checkpoint.get('meta') or {}))
+    if missing or (optimizer and 'optimizer' not in checkpoint):
+        raise ValueError(f'{source} cannot be resumed from: it holds weights but no {missing or "optimizer state"}; to '
+                         'start a new training from its weights use --cfg-options load_from=FILE')
+
+
 def plain_values(value):
     """Copy nested containers; numpy values and config sections become plain ones, which `read_checkpoint` accepts."""
     if isinstance(value, dict):
@@ -84,8 +92,9 @@ def _unwrapped(model):
     return model.module if is_module_wrapper(model) else model
 
 
-def load_weights(model, state_dict, source='the state dict', router_missing_ok=False, drop_router=False, logger=None):
-    """Load weights into a model that must fit them exactly, but for the router in the two cases named here.
+def load_weights(model, state_dict, source='the state dict', router_missing_ok=False, missing_ok=(), drop_router=None,
+                 logger=None):
+    """Load weights into a model that must fit them exactly, but for the exceptions named here.
 
     Args:
         model (nn.Module): receives the weights; wrappers are looked through.
@@ -93,22 +102,34 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
         source (str): name of its origin for messages.
         router_missing_ok (bool): a state dict without any router weights (a CMT checkpoint) fits an AQR model, whose
             router keeps its initial, neutral weights.
-        drop_router (bool): leave out the router weights of an AQR checkpoint where the model has no router.
-        logger (logging.Logger): told about a missing or dropped router.
+        missing_ok (Sequence[str]): modules whose weights the state dict may lack, wholly or in part (the router only
+            wholly); they keep their initial values.
+        drop_router (bool | None): leave out the router weights of an AQR checkpoint where the model has no router. None:
+            the caller offers no such choice, and errors do not propose it.
+        logger (logging.Logger | str | None): told about missing and dropped weights, see `mmcv.utils.print_log`.
 
     Raises:
         ValueError: any other difference; lists all missing and unexpected keys and all shapes that differ.
     """
     model = _unwrapped(model)
     own = model.state_dict()
-    own_router = {key: value for key, value in own.items() if key.startswith(ROUTER_PREFIX)}
+    own_router = [key for key in own if key.startswith(ROUTER_PREFIX)]
     given_router = [key for key in state_dict if key.startswith(ROUTER_PREFIX)]
+    prefixes = tuple(f'{module}.' for module in missing_ok) + ((ROUTER_PREFIX, ) if router_missing_ok else ())
+    absent = [key for key in own if key not in state_dict and key.startswith(prefixes)
+              and not (given_router and key in own_router)]
+
     fitted = OrderedDict(state_dict)
-    if hasattr(state_dict, '_metadata'):
-        fitted._metadata = state_dict._metadata
-    if own_router and not given_router and router_missing_ok:
-        fitted.update(own_router)
+    fitted._metadata = OrderedDict(getattr(state_dict, '_metadata', {}))
+    for key in absent:  # with the format version of its module, see `_without_wrapper_prefix`
+        fitted[key] = own[key]
+        module = key.rpartition('.')[0]
+        fitted._metadata[module] = own._metadata[module]
+    if own_router and set(own_router) <= set(absent):
         print_log(f'{source} has no router weights: the router stays as initialised (neutral)', logger)
+    rest = [key for key in absent if key not in own_router]
+    if rest:
+        print_log(f'{source} lacks weights that stay as initialised: {", ".join(rest)}', logger)
     if given_router and not own_router and drop_router:
         for key in given_router:
             del fitted[key]
@@ -118,7 +139,7 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
     except RuntimeError as error:
         hint = '' if hasattr(state_dict, '_metadata') else (
             '\n\tThe file has no version metadata: sparse convolutions were taken to be in the layout of spconv 1.x.')
-        if given_router and not own_router:
+        if given_router and not own_router and drop_router is False:
             hint += '\n\tIts router weights can be left out with --drop-router (drop_router=True).'
         raise ValueError(f'{source} does not fit the model. {error}{hint}') from error
 
@@ -126,10 +147,16 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
 def load_pretrained(model, state_dict, source='the state dict', logger=None):
     """Load what fits of a state dict, as for a pretrained backbone; what does not fit is logged (mmcv's `load_from`).
 
+    A model with `train_only` must find the weights of all that it freezes: see `load_weights`, with `train_only` as
+    `missing_ok`.
+
     Raises:
-        ValueError: nothing fits.
+        ValueError: nothing fits, or not all that is frozen.
     """
     model = _unwrapped(model)
+    if getattr(model, 'train_only', None) is not None:
+        load_weights(model, state_dict, source, missing_ok=model.train_only, logger=logger)
+        return
     own = model.state_dict()
     # Compared by size, because sparse convolutions of spconv 1.x are permuted while they load.
     fitting = [key for key, value in state_dict.items() if key in own and own[key].numel() == value.numel()]

@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import importlib
+import logging
 import os
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def parse_process_arguments(parser):
 def load_config(path, options=None):
     """Read a config, merge options into it and import the plugin that it names.
 
+    A config may have variables of its own at top level; one whose name looks like a mistyped setting is warned of.
+
     Args:
         path (str | Path): config file.
         options (dict): dotted key to value, from `--cfg-options`.
@@ -92,7 +95,7 @@ def load_config(path, options=None):
 
     Raises:
         FileNotFoundError: no such config.
-        KeyError: an option that nothing would read.
+        KeyError: an option, or a key of `data`, `log_config` or `checkpoint_config`, that nothing would read.
         ValueError: `plugin=True` without an importable `plugin_dir`.
     """
     if not Path(path).is_file():
@@ -100,6 +103,7 @@ def load_config(path, options=None):
     cfg = Config.fromfile(str(path))
     _check_options(cfg, options or {})
     cfg.merge_from_dict(options or {})
+    _check_keys(cfg)
     for key in ('work_dir', 'load_from', 'resume_from'):
         cfg.setdefault(key, None)
     if cfg.get('plugin'):
@@ -119,7 +123,24 @@ def _check_options(cfg, options):
             known = _KNOWN_KEYS.get(section)
             part = (*sections, key)[depth]
             if known is not None and part not in known | set(cfg.get(section) or {} if section else cfg.keys()):
-                close = difflib.get_close_matches(part, known, n=3)
                 raise KeyError(f'--cfg-options {option}: {section or "the config"} has no {part!r}'
-                               f'{"; did you mean " + " or ".join(close) + "?" if close else ""}; '
-                               f'allowed to add: {sorted(known)}')
+                               f'{_proposal(part, known)}; allowed to add: {sorted(known)}')
+
+
+def _check_keys(cfg):
+    """Check names in config files; names from the command line are among those checked before."""
+    for section, known in _KNOWN_KEYS.items():
+        keys = set(cfg.get(section) or {} if section else cfg.keys()) - known
+        if section and (cfg.get(section) or {}).get('type', 'CheckpointHook') != 'CheckpointHook':
+            continue  # checkpoint_config with a hook of another type, which checks its arguments itself
+        for key in sorted(keys):
+            proposal = _proposal(key, known, cutoff=0.6 if section else 0.8)
+            if section:
+                raise KeyError(f'{cfg.filename}: {section} has no {key!r}{proposal}; allowed: {sorted(known)}')
+            if proposal:
+                logging.getLogger(__name__).warning(f'{cfg.filename}: nothing reads {key!r} at top level{proposal}')
+
+
+def _proposal(key, known, cutoff=0.6):
+    close = difflib.get_close_matches(key, known, n=3, cutoff=cutoff)
+    return f'; did you mean {" or ".join(close)}?' if close else ''

@@ -1,11 +1,23 @@
 """The epoch-based runner of the training tools: checkpoints are written atomically, read safely, resumed strictly."""
+import copy
+import math
 import os.path as osp
 
 from mmcv.fileio import FileClient
-from mmcv.runner import RUNNERS, EpochBasedRunner
+from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, TextLoggerHook
 
 from .atomic_file import atomic_path, atomic_symlink
-from .checkpoint import load_pretrained, load_weights, plain_values, read_checkpoint
+from .checkpoint import check_resumable, load_pretrained, load_weights, plain_values, read_checkpoint
+
+
+@HOOKS.register_module()
+class StrictJsonLoggerHook(TextLoggerHook):
+    """`TextLoggerHook` whose .log.json is valid JSON: numbers that JSON lacks (NaN, infinity) become null."""
+
+    def _round_float(self, items):
+        if isinstance(items, float) and not math.isfinite(items):
+            return None
+        return super()._round_float(items)
 
 
 @RUNNERS.register_module()
@@ -27,6 +39,14 @@ class CheckpointSafeRunner(EpochBasedRunner):
         if fn_name == 'before_train_epoch':
             self.model.train()  # EvalHook(start=...) may have evaluated, which leaves the model in evaluation mode
 
+    def register_logger_hooks(self, log_config):
+        """As mmcv's, with `StrictJsonLoggerHook` for `TextLoggerHook`."""
+        log_config = copy.deepcopy(log_config)
+        for hook in (log_config or {}).get('hooks', []):
+            if hook['type'] == TextLoggerHook.__name__:
+                hook['type'] = StrictJsonLoggerHook.__name__
+        super().register_logger_hooks(log_config)
+
     def save_checkpoint(self,
                         out_dir,
                         filename_tmpl='epoch_{}.pth',
@@ -45,7 +65,7 @@ class CheckpointSafeRunner(EpochBasedRunner):
             atomic_symlink(filename, osp.join(out_dir, 'latest.pth'))
 
     def load_checkpoint(self, filename, map_location='cpu'):
-        """Start from the weights of a checkpoint (`load_from`): what fits is loaded, the rest is logged.
+        """Start from the weights of a checkpoint (`load_from`), see `load_pretrained`.
 
         Raises:
             FileNotFoundError, ValueError: see `read_checkpoint` and `load_pretrained`.
@@ -70,11 +90,7 @@ class CheckpointSafeRunner(EpochBasedRunner):
                 training.
         """
         path, checkpoint = checkpoint, read_checkpoint(checkpoint, map_location, self.trust_checkpoint)
-        needed = {'epoch', 'iter'} - set(checkpoint.get('meta') or {})
-        if needed or (resume_optimizer and self.optimizer is not None and 'optimizer' not in checkpoint):
-            raise ValueError(f'{path} cannot be resumed from: it holds weights but no '
-                             f'{sorted(needed) or "optimizer state"}; to start a new training from its weights use '
-                             '--cfg-options load_from=FILE')
+        check_resumable(checkpoint, path, resume_optimizer and self.optimizer is not None)
         load_weights(self.model, checkpoint['state_dict'], path)
         if resume_optimizer and isinstance(self.optimizer, dict):
             for name, optimizer in self.optimizer.items():

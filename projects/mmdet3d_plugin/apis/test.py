@@ -5,12 +5,13 @@ import mmcv
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import DistEvalHook, get_dist_info, wrap_fp16_model
-from mmdet3d.datasets import build_dataset
+from mmdet3d.datasets import NuScenesDataset, build_dataset
 from mmdet3d.models import build_model
 from mmdet.apis import single_gpu_test
 from mmdet.datasets import build_dataloader
 from mmdet.utils import compat_cfg, setup_multi_processes
 
+from ..datasets import FrameFolderDataset
 from .atomic_file import atomic_path
 from .checkpoint import load_weights, read_checkpoint
 from .distributed import init_distributed, multi_process_test, seed_everything, wrap_model
@@ -39,6 +40,25 @@ def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoin
     return model.eval()
 
 
+def check_arguments(dataset, method, arguments):
+    """Raise ValueError where a method of a dataset would refuse its arguments: before the detections, not after hours.
+
+    Args:
+        dataset (Dataset): what evaluates or formats.
+        method (str): 'evaluate' or 'format_results'.
+        arguments (dict): all but the detections; `metric` is checked where the dataset is known to have but one.
+    """
+    name = f'{type(dataset).__name__}.{method}'
+    try:
+        inspect.signature(getattr(dataset, method)).bind(None, **arguments)
+    except TypeError as error:
+        raise ValueError(f'{name} does not take {arguments} (from evaluation in the config and from --eval-options): '
+                         f'{error}') from error
+    metric = arguments.get('metric', 'bbox')
+    if isinstance(dataset, (NuScenesDataset, FrameFolderDataset)) and metric not in ('bbox', ['bbox']):
+        raise ValueError(f"{name}: metric must be 'bbox', got {metric!r}")
+
+
 def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, eval_options=None, fuse_bn=False,
              launcher='none', gpu_id=0, gpu_collect=False, tmpdir=None, seed=None, deterministic=False,
              drop_router=False, trust_checkpoint=False):
@@ -60,6 +80,9 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
 
     Returns:
         dict | None: the metrics, on rank 0 where asked for.
+
+    Raises:
+        ValueError: arguments that the dataset does not take (before it runs), or a checkpoint that does not fit.
     """
     cfg = compat_cfg(cfg)
     setup_multi_processes(cfg)
@@ -67,10 +90,18 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     distributed = init_distributed(launcher, **cfg.get('dist_params', {}))
     seed_everything(seed, deterministic=deterministic)
 
+    dataset = build_dataset(cfg.data.test, dict(test_mode=True))
+    eval_options = eval_options or {}
+    if format_only:
+        check_arguments(dataset, 'format_results', eval_options)
+    if metrics:
+        for_hook = {*inspect.signature(DistEvalHook).parameters, 'dynamic_intervals'}  # not for the dataset
+        arguments = {key: value for key, value in cfg.get('evaluation', {}).items() if key not in for_hook}
+        eval_options = {**arguments, **eval_options, 'metric': metrics}
+        check_arguments(dataset, 'evaluate', eval_options)
     model = build_trained_model(cfg, checkpoint_path, drop_router, trust_checkpoint)
     if fuse_bn:
         model = fuse_conv_bn(model)
-    dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     options = dict(samples_per_gpu=1, workers_per_gpu=2, dist=distributed, shuffle=False)
     loader = build_dataloader(dataset, **{**options, **cfg.data.get('test_dataloader', {})})
     if not hasattr(model, 'CLASSES'):
@@ -83,7 +114,6 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     if get_dist_info()[0] > 0:
         return None
 
-    eval_options = eval_options or {}
     if out is not None:
         with atomic_path(out) as temporary:
             mmcv.dump(detections, str(temporary))
@@ -91,9 +121,7 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     if format_only:
         dataset.format_results(detections, **eval_options)
     if metrics:
-        for_hook = {*inspect.signature(DistEvalHook).parameters, 'dynamic_intervals'}  # not for the dataset
-        arguments = {key: value for key, value in cfg.get('evaluation', {}).items() if key not in for_hook}
-        result = dataset.evaluate(detections, metric=metrics, **{**arguments, **eval_options})
+        result = dataset.evaluate(detections, **eval_options)
         print('\n' + '\n'.join(f'{key}: {value}' for key, value in result.items()))
         return result
     return None

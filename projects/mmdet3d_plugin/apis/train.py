@@ -1,6 +1,6 @@
 """Training: from a config to checkpoints and logs, on CUDA or CPU, in one process or several."""
 import copy
-import inspect
+import logging
 import os.path as osp
 import random
 import time
@@ -22,8 +22,10 @@ from mmdet.datasets import build_dataloader
 from mmdet.utils import compat_cfg, find_latest_checkpoint, get_root_logger, setup_multi_processes
 
 from .atomic_file import atomic_path
+from .checkpoint import check_resumable, load_pretrained, load_weights, read_checkpoint
 from .distributed import check_gpu_collect, default_device, init_distributed, seed_everything, wrap_model
 from .runner import CheckpointSafeRunner
+from .test import check_arguments
 
 
 def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deterministic=False, validate=True,
@@ -40,7 +42,8 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
 
     Raises:
         FileNotFoundError: a checkpoint to start from does not exist.
-        ValueError: settings that contradict one another or that cannot be served.
+        ValueError: settings that contradict one another or that cannot be served, a checkpoint that does not fit.
+            Nothing has been written then.
     """
     cfg = _consistent_config(cfg)
     setup_multi_processes(cfg)
@@ -58,11 +61,15 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
     cfg.device = default_device()
     if distributed:
         cfg.gpu_ids = list(range(world_size))
+    cfg.seed = seed_everything(seed, diff_seed, deterministic)
+    evaluation = _build_evaluation(cfg, distributed) if validate else None
+    model = build_model(cfg.model, train_cfg=cfg.get('train_cfg'), test_cfg=cfg.get('test_cfg'))
+    if start_from:
+        _check_checkpoint(model, start_from, bool(cfg.resume_from), trust_checkpoint)
 
     timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
     mmcv.mkdir_or_exist(osp.abspath(cfg.work_dir))
     logger = get_root_logger(osp.join(cfg.work_dir, f'{timestamp}.log'), cfg.get('log_level', 'INFO'))
-    cfg.seed = seed_everything(seed, diff_seed, deterministic)
     if rank == 0:
         with atomic_path(osp.join(cfg.work_dir, name)) as temporary:
             cfg.dump(str(temporary))
@@ -77,15 +84,17 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         while 'dataset' in train_cfg:
             train_cfg = train_cfg.dataset
         datasets.append(build_dataset({**cfg.data.val, 'pipeline': train_cfg.pipeline, 'test_mode': False}))
-    model = build_model(cfg.model, train_cfg=cfg.get('train_cfg'), test_cfg=cfg.get('test_cfg'))
     model.init_weights()
     model.CLASSES = datasets[0].CLASSES
     logger.info(f'Model:\n{model}')
+    if cfg.model.get('train_only') is not None and not start_from:
+        logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other weights are '
+                       'frozen as initialised, that is, mostly at random')
 
     runner = _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(
         env_info=environment, config=cfg.pretty_text, seed=cfg.seed, exp_name=name))
-    if validate:
-        _register_evaluation(runner, cfg, distributed)
+    if evaluation is not None:
+        runner.register_hook(evaluation, priority='LOW')
     if cfg.resume_from:
         runner.resume(cfg.resume_from)
     elif cfg.load_from:
@@ -165,16 +174,24 @@ def _seed_worker(worker_id, rank):
     torch.manual_seed(int(words[2]))
 
 
-def _register_evaluation(runner, cfg, distributed):
+def _check_checkpoint(model, path, resume, trust_checkpoint):
+    """Raise what the runner would raise about a checkpoint, before anything is written; it loads again what this loads."""
+    checkpoint = read_checkpoint(path, trusted=trust_checkpoint)
+    if resume:
+        check_resumable(checkpoint, path)
+        load_weights(model, checkpoint['state_dict'], path)
+    else:
+        silent = logging.Logger('silent', level=logging.CRITICAL)  # the runner reports
+        load_pretrained(model, checkpoint['state_dict'], path, silent)
+
+
+def _build_evaluation(cfg, distributed):
+    """The hook that evaluates during training, its arguments checked."""
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
     options = dict(samples_per_gpu=1, workers_per_gpu=2, dist=distributed, shuffle=False)
     loader = build_dataloader(dataset, **{**options, **cfg.data.get('val_dataloader', {})})
     evaluation = cfg.get('evaluation', {})
     check_gpu_collect(evaluation.get('gpu_collect', False))
     hook = (DistEvalHook if distributed else EvalHook)(loader, by_epoch=True, **evaluation)
-    try:  # now, not after the first epochs
-        inspect.signature(dataset.evaluate).bind(None, logger=None, **hook.eval_kwargs)
-    except TypeError as error:
-        raise ValueError(
-            f'evaluation: {type(dataset).__name__}.evaluate does not take {hook.eval_kwargs}: {error}') from error
-    runner.register_hook(hook, priority='LOW')
+    check_arguments(dataset, 'evaluate', {'logger': None, **hook.eval_kwargs})
+    return hook

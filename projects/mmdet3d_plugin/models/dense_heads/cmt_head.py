@@ -240,7 +240,8 @@ class CmtHead(BaseModule):
             lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
         if not self.aqr_bias_denoising:
             neutral = torch.full_like(lidar_weights, 0.5)
-            lidar_weights, camera_weights = (torch.where(is_learned, w, neutral) for w in (lidar_weights, camera_weights))
+            lidar_weights, camera_weights = (torch.where(is_learned, w, neutral)
+                                             for w in (lidar_weights, camera_weights))
         # Also at strength 0: distributed training expects the router to take part in every step.
         bias = self.aqr_bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
                                      projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
@@ -288,8 +289,8 @@ class CmtHead(BaseModule):
     def _checked_labels(self, labels):
         num_classes = self.denoising.num_classes
         if ((labels < 0) | (labels >= num_classes)).any():
-            raise ValueError(f'gt_labels_3d must lie in [0, {num_classes}), got {labels.unique().tolist()}; ObjectNameFilter removes '
-                             'boxes of other classes')
+            raise ValueError(f'gt_labels_3d must lie in [0, {num_classes}), got {labels.unique().tolist()}; '
+                             'ObjectNameFilter removes boxes of other classes')
         return labels
 
     @force_fp32(apply_to=('preds_dicts', ))
