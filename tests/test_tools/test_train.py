@@ -87,7 +87,8 @@ def test_start_from_weights(run_tool, trained, tmp_path):
     (['--cfg-options', 'optimiser.lr=1'], "the config has no 'optimiser'; did you mean optimizer"),
     (['--cfg-options', 'total_epochs=7'], 'by both alike; got total_epochs=7 and runner.max_epochs=2'),
     (['--resume-from', 'no.pth'], 'argument --resume-from: no such file: no.pth'),
-    (['--resume-from', 'tiny.py', '--auto-resume'], 'argument --auto-resume: not allowed with argument --resume-from'),
+    (['--resume-from', 'tiny.py', '--auto-resume'],
+     'argument --auto-resume: not allowed with argument --resume-from'),
     (['--cfg-options', 'evaluation.intervall=3'], "TinyDataset.evaluate does not take {'logger': None, 'intervall': 3}"),
     (['--launcher', 'pytorch'], "launcher 'pytorch' needs the environment variables"),
 ])
@@ -100,7 +101,8 @@ def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
 @pytest.mark.parametrize('options, message', [
     (['--resume-from', '{}', '--cfg-options', 'model.width=4'], 'size mismatch for encoder.0.weight'),
     (['--resume-from', '{}', '--cfg-options', 'model.router=True'], 'Missing key(s) in state_dict: "pts_bbox_head.aqr'),
-    (['--cfg-options', 'load_from={}', 'model.width=4', 'model.train_only=[pts_bbox_head.reg]'], 'size mismatch for enc'),
+    (['--cfg-options', 'load_from={}', 'model.width=4', 'model.train_only=[pts_bbox_head.reg]'],
+     'size mismatch for encoder.0.weight'),
     (['--cfg-options', 'load_from={}', 'model.router=True', 'model.train_only=[pts_bbox_head.reg]'],
      'Missing key(s) in state_dict: "pts_bbox_head.aqr_router.weight"'),
 ])

@@ -58,7 +58,7 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
 
 
 def check_resumable(checkpoint, source, optimizer=True):
-    """Raise ValueError where a checkpoint lacks the counters, or the state of the optimizer, to go on with training."""
+    """Raise ValueError where a checkpoint lacks the counters or the optimizer's state to go on with training."""
     missing = sorted({'epoch', 'iter'} - set(checkpoint.get('meta') or {}))
     if missing or (optimizer and 'optimizer' not in checkpoint):
         raise ValueError(f'{source} cannot be resumed from: it holds weights but no {missing or "optimizer state"}; to '
@@ -104,8 +104,8 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
             router keeps its initial, neutral weights.
         missing_ok (Sequence[str]): modules whose weights the state dict may lack, wholly or in part (the router only
             wholly); they keep their initial values.
-        drop_router (bool | None): leave out the router weights of an AQR checkpoint where the model has no router. None:
-            the caller offers no such choice, and errors do not propose it.
+        drop_router (bool | None): leave out the router weights of an AQR checkpoint where the model has no router.
+            None: the caller offers no such choice, and errors do not propose it.
         logger (logging.Logger | str | None): told about missing and dropped weights, see `mmcv.utils.print_log`.
 
     Raises:

@@ -88,8 +88,8 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
     model.CLASSES = datasets[0].CLASSES
     logger.info(f'Model:\n{model}')
     if cfg.model.get('train_only') is not None and not start_from:
-        logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other weights are '
-                       'frozen as initialised, that is, mostly at random')
+        logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other weights '
+                       'are frozen as initialised, that is, mostly at random')
 
     runner = _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(
         env_info=environment, config=cfg.pretty_text, seed=cfg.seed, exp_name=name))
@@ -175,7 +175,7 @@ def _seed_worker(worker_id, rank):
 
 
 def _check_checkpoint(model, path, resume, trust_checkpoint):
-    """Raise what the runner would raise about a checkpoint, before anything is written; it loads again what this loads."""
+    """Raise what the runner would raise, before anything is written; the runner loads again what this loads."""
     checkpoint = read_checkpoint(path, trusted=trust_checkpoint)
     if resume:
         check_resumable(checkpoint, path)
