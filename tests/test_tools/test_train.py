@@ -89,7 +89,8 @@ def test_start_from_weights(run_tool, trained, tmp_path):
     (['--resume-from', 'no.pth'], 'argument --resume-from: no such file: no.pth'),
     (['--resume-from', 'tiny.py', '--auto-resume'],
      'argument --auto-resume: not allowed with argument --resume-from'),
-    (['--cfg-options', 'evaluation.intervall=3'], "TinyDataset.evaluate does not take {'logger': None, 'intervall': 3}"),
+    (['--cfg-options', 'evaluation.intervall=3'],
+     "TinyDataset.evaluate does not take {'logger': None, 'intervall': 3}"),
     (['--launcher', 'pytorch'], "launcher 'pytorch' needs the environment variables"),
 ])
 def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
