@@ -23,7 +23,9 @@ def parse_args():
                         help='checkpoint file or its http(s) address; without one the weights are untrained')
     parser.add_argument('--frame', required=True, metavar='DIR', help='folder of frames, see FrameFolderDataset')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for pictures and detections')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score that is drawn, written and counted')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='least score that is drawn and written')
+    parser.add_argument('--drop-router', action='store_true',
+                        help='leave out the router weights of an AQR checkpoint when the config has no router')
     parser.add_argument('--seed', type=int, default=0, help='seed of untrained weights')
     args = parser.parse_args()
     if not osp.isdir(args.frame):
@@ -39,7 +41,7 @@ def main():
     seed_everything(args.seed)
     dataset = inference.build_frame_dataset(cfg, args.frame)
     if args.checkpoint:
-        model = build_trained_model(cfg, args.checkpoint, trust_checkpoint=args.trust_checkpoint)
+        model = build_trained_model(cfg, args.checkpoint, args.drop_router, args.trust_checkpoint)
     else:
         print('NO CHECKPOINT: the weights are untrained, the detections below are noise.')
         mmcv.utils.get_logger('mmcv').setLevel(logging.WARNING)  # init_weights reports each parameter
@@ -50,29 +52,57 @@ def main():
     results, seconds = [], []
     progress = mmcv.ProgressBar(len(dataset))
     for index, (sample, detections, elapsed) in enumerate(inference.detect(model, dataset)):
-        results.append(inference.above_threshold(detections, args.score_thr))
+        results.append(detections)
         seconds.append(elapsed)
-        write_frame(args, dataset, index, sample, results[-1])
+        write_frame(args, dataset, index, sample, inference.above_threshold(detections, args.score_thr))
         progress.update()
-    metrics = dataset.evaluate(results, logger='silent')
+    drawn = [(result['scores_3d'] >= args.score_thr).sum().item() for result in results]
     rows = {
         'weights': args.checkpoint or 'untrained',
         'device': default_device(),
         'frames': len(dataset),
-        f'detections a frame, score >= {args.score_thr:g}': f'{metrics["num_detections"]:g}',
-        'boxes with >= 5 LiDAR points': f'{metrics["num_gt"]:g}',
-        'of these found within 2 m (recall)': f'{metrics["recall"]:.3f}',
-        'mean centre error of the found (m)': f'{metrics["mean_centre_error"]:.3f}' if metrics['recall'] > 0 else '-',
+        f'detections a frame, score >= {args.score_thr:g}': f'{np.mean(drawn):g}',
+        **recall_rows(dataset, results, args.score_thr),
         'model, wall time a frame (s)': f'{np.mean(seconds):.2f}',
     }
-    print('\n' + '\n'.join(f'{name:<40} {value}' for name, value in rows.items()))
+    width = max(map(len, rows))
+    print('\n' + '\n'.join(f'{name:<{width}}  {value}' for name, value in rows.items()))
     print(f'pictures and detections are in {args.out}')
+
+
+def recall_rows(dataset, results, score_thr):
+    """What is printed of the ground truth: its boxes, and how many of them all detections and the drawn ones find.
+
+    Args:
+        dataset (FrameFolderDataset): ground truth.
+        results (list[dict]): all detections of each frame.
+        score_thr (float): least score of the drawn.
+
+    Returns:
+        dict[str, str]: name and value of each row.
+    """
+    missing = [index for index in range(len(dataset)) if not dataset.has_ground_truth(index)]
+    if missing:
+        return {'ground truth': 'none' if len(missing) == len(dataset) else f'- (none for frames {missing})'}
+    counted = all((dataset.get_ann_info(index)['num_lidar_pts'] >= 0).all() for index in range(len(dataset)))
+    least_points = 5 if counted else 0
+    every = max(len(result['scores_3d']) for result in results)
+    rows = {}
+    for name, threshold in {'all detections': 0, f'score >= {score_thr:g}': score_thr}.items():
+        metrics = dataset.evaluate(results, logger='silent', min_lidar_points=least_points, score_thr=threshold,
+                                   max_detections=every)
+        rows['boxes' + f' with >= {least_points} LiDAR points' * counted] = f'{metrics["num_gt"]:g}'
+        recall, error = metrics['recall'], metrics['mean_centre_error']
+        rows[f'of these found within 2 m (recall), {name}'] = '-' if np.isnan(recall) else f'{recall:.3f}'
+        if recall > 0:
+            rows[f'of these found within 2 m (recall), {name}'] += f', mean centre error {error:.3f} m'
+    return rows
 
 
 def write_frame(args, dataset, index, sample, detections):
     """Write the two pictures and the detections of one frame."""
     info = dataset.get_data_info(index)
-    truth = dataset.get_ann_info(index)['gt_bboxes_3d']
+    truth = dataset.get_ann_info(index)['gt_bboxes_3d'] if dataset.has_ground_truth(index) else None
     stem = osp.join(args.out, f'frame_{index:03d}')
     title = f'{osp.basename(osp.normpath(args.frame))}, frame {index}, ' + (
         f'score >= {args.score_thr:g}' if args.checkpoint else 'UNTRAINED weights')

@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 import shutil
 
@@ -197,7 +198,106 @@ def test_bad_input_is_refused(copied_frame, real_frame):
     with pytest.raises(ValueError, match='min_lidar_points'):
         FrameFolderDataset(str(real_frame), min_lidar_points=-1)
     with pytest.raises(ValueError, match='1.1 info format'):
-        FrameFolderDataset(copied_frame(lambda content: content.pop('metainfo')))
+        FrameFolderDataset(copied_frame(lambda content: content.pop('data_list')))
+    with pytest.raises(ValueError, match='data_list is empty'):
+        FrameFolderDataset(copied_frame(lambda content: content['data_list'].clear()))
+
+
+def bare(content):
+    """Keep of an info file only what detection needs; no ground truth."""
+    del content['metainfo']
+    content['data_list'] = [
+        dict(images={name: {key: camera[key] for key in ('img_path', 'cam2img', 'lidar2cam')}
+                     for name, camera in frame['images'].items()},
+             lidar_points=dict(lidar_path=frame['lidar_points']['lidar_path']))
+        for frame in content['data_list'] * 2
+    ]
+
+
+def test_a_frame_without_annotations(copied_frame, frame_dataset):
+    root = copied_frame(bare)
+    dataset = FrameFolderDataset(root, pipeline=PIPELINE[:2], classes=['car', 'bus'], test_mode=True)
+    assert dataset.CLASSES == ('car', 'bus') and not dataset.has_ground_truth(1)
+    data_info, annotated = dataset.get_data_info(1), frame_dataset.get_data_info(0)
+    assert data_info['sample_idx'] == '1' and data_info['timestamp'] == 0 and data_info['img_timestamp'] == [0] * 6
+    np.testing.assert_array_equal(data_info['lidar2img'], annotated['lidar2img'])
+    assert dataset[0]['points'].shape == (3 * 34688, 5)
+    for question in (dataset.get_ann_info, dataset.get_cat_ids):
+        with pytest.raises(ValueError, match=r'frame 1 of .*\.pkl has no ground truth: it lacks instances'):
+            question(1)
+    nothing = detections(torch.zeros(0, 9), torch.zeros(0), torch.zeros(0))
+    with pytest.raises(ValueError, match='frame 0 of .*lacks instances'):
+        dataset.evaluate([nothing] * 2)
+    with pytest.raises(ValueError, match=r'\.pkl: frame 0 lacks instances, the ground truth to train on'):
+        FrameFolderDataset(root, classes=['car', 'bus'])
+    with pytest.raises(ValueError, match=r'\.pkl lacks metainfo.categories, .* no classes are given'):
+        FrameFolderDataset(root, test_mode=True)
+
+
+@pytest.mark.parametrize('keys, expected', [
+    ((), 'ca9a282c9e77460f8360f564131a8af5'), (('token', ), 0), (('token', 'sample_idx'), '0'),
+    (('sample_idx', ), 'ca9a282c9e77460f8360f564131a8af5')])
+def test_name_of_a_frame(copied_frame, keys, expected):
+    root = copied_frame(lambda content: [content['data_list'][0].pop(key) for key in keys])
+    assert FrameFolderDataset(root).get_data_info(0)['sample_idx'] == expected
+
+
+def test_missing_velocity_is_unknown(copied_frame):
+    dataset = FrameFolderDataset(copied_frame(lambda content: content['data_list'][0]['instances'][1].pop('velocity')))
+    tensor = dataset.get_ann_info(0)['gt_bboxes_3d'].tensor
+    assert tensor[1, 7:].tolist() == [0, 0] and tensor[:, 7:].abs().max() > 1
+
+
+def test_missing_number_of_points(copied_frame, frame_dataset):
+    root = copied_frame(lambda content: content['data_list'][0]['instances'][1].pop('num_lidar_pts'))
+    dataset = FrameFolderDataset(root, classes=frame_dataset.CLASSES)
+    truth, counts = dataset.get_ann_info(0), frame_dataset.get_ann_info(0)['num_lidar_pts'].copy()
+    counts[1] = -1
+    np.testing.assert_array_equal(truth['num_lidar_pts'], counts)
+    found = [detections(truth['gt_bboxes_3d'].tensor, truth['gt_labels_3d'], torch.ones(68))]
+    assert dataset.evaluate(found, min_lidar_points=0)['num_gt'] == 68
+    with pytest.raises(ValueError, match=r'min_lidar_points=5.* needs num_lidar_pts .*, frame 0 of .*\.pkl lacks it'):
+        dataset.evaluate(found)
+    with pytest.raises(ValueError, match=r'\.pkl: frame 0 lacks instances\.1\.num_lidar_pts'):
+        FrameFolderDataset(root, min_lidar_points=1)
+
+
+@pytest.mark.parametrize('path', [
+    'images', 'images.CAM_BACK.img_path', 'images.CAM_BACK.cam2img', 'images.CAM_FRONT.lidar2cam', 'lidar_points',
+    'lidar_points.lidar_path', 'instances.2.bbox_3d', 'instances.2.bbox_label_3d'])
+@pytest.mark.parametrize('test_mode', [True, False])
+def test_a_missing_key_is_named_with_file_and_frame(copied_frame, path, test_mode):
+    def remove(content):
+        content['data_list'].append(copy.deepcopy(content['data_list'][0]))
+        *parents, key = path.split('.')
+        record = content['data_list'][1]
+        for parent in parents:
+            record = record[int(parent) if parent.isdigit() else parent]
+        del record[key]
+    with pytest.raises(ValueError, match=rf'\.pkl: frame 1 lacks .*{path}$'):
+        FrameFolderDataset(copied_frame(remove), test_mode=test_mode)
+
+
+def test_boxes_without_categories(copied_frame):
+    def no_categories(content):
+        content['data_list'].insert(0, {**content['data_list'][0], 'instances': []})
+        del content['metainfo']['categories']
+    with pytest.raises(ValueError, match=r'\.pkl lacks metainfo.categories, .* instances of frame 1'):
+        FrameFolderDataset(copied_frame(no_categories), classes=['car'], test_mode=True)
+
+
+def test_formatted_results(frame_dataset, tmp_path):
+    truth = frame_dataset.get_ann_info(0)
+    found = detections(truth['gt_bboxes_3d'].tensor[:2], truth['gt_labels_3d'][:2], torch.tensor([0.5, 0.25]))
+    path = frame_dataset.format_results([found], jsonfile_prefix=f'{tmp_path}/new/found')
+    assert path == f'{tmp_path}/new/found.json' and [file.name for file in tmp_path.glob('new/*')] == ['found.json']
+    frame, = json.loads((tmp_path / 'new' / 'found.json').read_text())
+    assert frame['sample'] == frame_dataset.get_data_info(0)['sample_idx']
+    assert [(record['label'], record['score']) for record in frame['detections']] == list(
+        zip(truth['gt_names'][:2], [0.5, 0.25]))
+    np.testing.assert_allclose(frame['detections'][1]['centre'], truth['gt_bboxes_3d'].gravity_center[1], rtol=1e-6)
+    with pytest.raises(ValueError, match='one entry for each of the 1 frames, got 0'):
+        frame_dataset.format_results([], jsonfile_prefix=f'{tmp_path}/none')
 
 
 def detections(boxes, labels, scores):

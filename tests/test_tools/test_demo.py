@@ -1,11 +1,16 @@
 import json
 import os
+import pickle
+import runpy
 
+import numpy as np
 import pytest
 import torch
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.models import build_model
 
 from projects.mmdet3d_plugin.apis import load_config
+from projects.mmdet3d_plugin.datasets import FrameFolderDataset
 
 CONFIG = 'configs/cmt_aqr_real_frame.py'
 SMALL = {
@@ -19,14 +24,21 @@ FILES = ['frame_000_bev.png', 'frame_000_cameras.png', 'frame_000_detections.jso
 def demo(run_tool, repo_root, real_frame):
     """Run the demo of a small model on the real frame; returns (printed text, detections)."""
 
-    def run(out, *checkpoint, score_thr=0.0):
-        options = [f'{key}={str(value).replace(" ", "")}' for key, value in SMALL.items()]
-        text = run_tool('demo.py', repo_root / CONFIG, *checkpoint, '--frame', real_frame, '--out', out, '--score-thr',
+    def run(out, *checkpoint, score_thr=0.0, frame=real_frame, options=()):
+        options = [*(f'{key}={str(value).replace(" ", "")}' for key, value in SMALL.items()), *options]
+        text = run_tool('demo.py', repo_root / CONFIG, *checkpoint, '--frame', frame, '--out', out, '--score-thr',
                         score_thr, '--cfg-options', *options, cwd=repo_root)
         assert sorted(os.listdir(out)) == FILES
         return text, json.loads((out / FILES[2]).read_text())
 
     return run
+
+
+def recalls(text):
+    """The two values printed: of all detections, and of those that are drawn."""
+    rows = [line for line in text.splitlines() if 'found within 2 m (recall)' in line]
+    assert len(rows) == 2 and ', all detections ' in rows[0] and ', score >= ' in rows[1]
+    return [row.split('  ', 1)[1].strip() for row in rows]
 
 
 def test_untrained_weights_are_named_as_such(demo, tmp_path):
@@ -35,8 +47,10 @@ def test_untrained_weights_are_named_as_such(demo, tmp_path):
     assert [line.split() for line in text.splitlines() if line.startswith('weights')] == [['weights', 'untrained']]
     assert written['checkpoint'] is None and written['sample'] and written['score_thr'] == 0
     assert f'{len(written["detections"])}\n' in text
-    for name in ('boxes with >= 5 LiDAR points', 'found within 2 m (recall)', 'wall time a frame'):
+    for name in ('boxes with >= 5 LiDAR points', 'wall time a frame'):
         assert name in text
+    everything, drawn = recalls(text)
+    assert everything == drawn  # the threshold is 0
 
 
 def test_a_checkpoint_is_loaded_and_the_threshold_applies(demo, repo_root, tmp_path):
@@ -47,8 +61,61 @@ def test_a_checkpoint_is_loaded_and_the_threshold_applies(demo, repo_root, tmp_p
     scores = [detection['score'] for detection in written['detections']]
     assert scores == sorted(scores, reverse=True) and len(scores) > 1
     middle = (scores[0] + scores[-1]) / 2
-    _, some = demo(tmp_path / 'some', tmp_path / 'weights.pth', score_thr=middle)
+    again, some = demo(tmp_path / 'some', tmp_path / 'weights.pth', score_thr=middle)
+    assert recalls(again)[0] == recalls(text)[0]
     assert some['detections'] == [detection for detection in written['detections'] if detection['score'] >= middle]
+
+
+def test_recall_of_all_detections_and_of_the_drawn(repo_root, real_frame):
+    recall_rows = runpy.run_path(str(repo_root / 'tools' / 'demo.py'))['recall_rows']
+    dataset = FrameFolderDataset(str(real_frame), test_mode=True)
+    truth = dataset.get_ann_info(0)
+    boxes = truth['gt_bboxes_3d'].tensor.clone()
+    boxes[:, 0] += 0.125
+    scores = torch.linspace(1, 0.1, len(boxes))
+    result = dict(boxes_3d=LiDARInstance3DBoxes(boxes, box_dim=9), scores_3d=scores,
+                  labels_3d=torch.as_tensor(truth['gt_labels_3d']))
+    asked = truth['num_lidar_pts'] >= 5
+    share = asked[:np.sum(scores.numpy() >= 0.7)].sum() / asked.sum()
+    found = 'of these found within 2 m (recall), '
+    assert recall_rows(dataset, [result], 0.7) == {
+        'boxes with >= 5 LiDAR points': str(asked.sum()),
+        f'{found}all detections': '1.000, mean centre error 0.125 m',
+        f'{found}score >= 0.7': f'{share:.3f}, mean centre error 0.125 m'}
+    assert recall_rows(dataset, [result], 1.1)[f'{found}score >= 1.1'] == '0.000'
+    for instance in dataset.data_infos[0]['instances']:
+        del instance['num_lidar_pts']
+    assert recall_rows(dataset, [result], 0.7)['boxes'] == '68'
+    dataset.data_infos[0]['instances'] = []
+    assert recall_rows(dataset, [result], 0.7)[f'{found}all detections'] == '-'
+    dataset.data_infos *= 2
+    dataset.data_infos[1] = dict(dataset.data_infos[0], instances=None)
+    assert recall_rows(dataset, [result] * 2, 0.7) == {'ground truth': '- (none for frames [1])'}
+
+
+def test_a_frame_without_annotations(demo, real_frame, tmp_path):
+    (tmp_path / 'frame').mkdir()
+    for path in real_frame.iterdir():
+        if path.suffix == '.pkl':
+            frame, = pickle.loads(path.read_bytes())['data_list']
+        else:
+            (tmp_path / 'frame' / path.name).symlink_to(path)
+    cameras = {name: {key: camera[key] for key in ('img_path', 'cam2img', 'lidar2cam')}
+               for name, camera in frame['images'].items()}
+    record = dict(images=cameras, lidar_points=dict(lidar_path=frame['lidar_points']['lidar_path']))
+    (tmp_path / 'frame' / 'info.pkl').write_bytes(pickle.dumps(dict(data_list=[record])))
+    text, written = demo(tmp_path / 'out', frame=tmp_path / 'frame')
+    assert written['sample'] == '0' and written['detections']
+    assert ['ground', 'truth', 'none'] in [line.split() for line in text.splitlines()] and 'recall' not in text
+
+
+def test_an_aqr_checkpoint_without_its_router(demo, repo_root, tmp_path):
+    model = build_model(load_config(repo_root / CONFIG, SMALL).model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'aqr.pth')
+    options = ['model.pts_bbox_head.enable_aqr=False']
+    demo(tmp_path / 'out', tmp_path / 'aqr.pth', '--drop-router', options=options)
+    with pytest.raises(AssertionError, match='--drop-router'):
+        demo(tmp_path / 'refused', tmp_path / 'aqr.pth', options=options)
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -19,7 +19,7 @@ def build_frame_dataset(cfg, frame_dir):
         frame_dir (str): folder in the form that `FrameFolderDataset` reads.
 
     Returns:
-        FrameFolderDataset: with ground truth where the folder has it.
+        FrameFolderDataset: in test mode, with ground truth where the folder has it.
     """
     test = cfg.data.test
     return build_dataset(dict(
@@ -54,17 +54,18 @@ def above_threshold(detections, score_thr):
     return {key: value[order] for key, value in detections.items() if key in ('boxes_3d', 'scores_3d', 'labels_3d')}
 
 
-def write_detections(path, detections, classes, **header):
-    """Write detections as JSON; the frame is LiDAR's: x to the right, y forward, z up.
+def detection_records(detections, classes):
+    """Detections as plain values for JSON; the frame is LiDAR's: x to the right, y forward, z up.
 
     Args:
-        path (str): file to write.
         detections (dict): `boxes_3d` (D boxes of 7 or 9 numbers), `scores_3d` (D,) and `labels_3d` (D,).
         classes (Sequence[str]): names of the labels.
-        **header: further entries of the file.
+
+    Returns:
+        list[dict]: D records, in the order given.
     """
     boxes = detections['boxes_3d']
-    records = [
+    return [
         dict(
             label=classes[label],
             score=score,
@@ -76,5 +77,16 @@ def write_detections(path, detections, classes, **header):
             detections['labels_3d'].tolist(), detections['scores_3d'].tolist(), boxes.gravity_center.tolist(),
             boxes.dims.tolist(), boxes.yaw.tolist(), boxes.tensor[:, 7:9].tolist())
     ]
+
+
+def write_detections(path, detections, classes, **header):
+    """Write detections as JSON.
+
+    Args:
+        path (str): file to write.
+        detections, classes: see `detection_records`.
+        **header: further entries of the file.
+    """
+    content = {**header, 'detections': detection_records(detections, classes)}
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**header, 'detections': records}, indent=1, allow_nan=False))
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False))

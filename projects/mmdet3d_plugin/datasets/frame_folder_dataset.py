@@ -1,3 +1,4 @@
+import json
 import os.path as osp
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mmdet.datasets import DATASETS
 from .camera_geometry import camera_matrices
 
 _NOT_USED = -1
+_UNKNOWN = -1  # number of LiDAR points
 
 
 @DATASETS.register_module()
@@ -18,6 +20,12 @@ class FrameFolderDataset(Custom3DDataset):
     """Frames given as files in one directory: images, LiDAR points and an info file in mmdet3d 1.1 format.
 
     It feeds the same pipelines as :class:`CustomNuScenesDataset`. A frame has no earlier sweeps (``sweeps`` is empty).
+
+    A record of the info file needs ``lidar_points.lidar_path`` and, for each of its ``images``, ``img_path``,
+    ``cam2img`` and ``lidar2cam``. ``instances`` (with ``bbox_3d`` and ``bbox_label_3d``, and ``metainfo.categories`` to
+    name the labels) are the ground truth, which training and evaluation need. The rest may be missing: ``timestamp``
+    (then 0), ``token`` and ``sample_idx`` (then the frame's index), an instance's ``velocity`` (then unknown) and
+    ``num_lidar_pts`` (then unknown, and no limit on it can be set).
 
     Args:
         data_root (str): The directory; file names in the info file are relative to it.
@@ -37,8 +45,8 @@ class FrameFolderDataset(Custom3DDataset):
 
     Raises:
         FileNotFoundError: if the directory, the info file, or a file that it names does not exist.
-        ValueError: if the info file cannot be chosen or is not in mmdet3d 1.1 format, ``classes`` has a name unknown to
-            it, or ``filter_empty_gt`` would leave no frame to train on.
+        ValueError: if the info file cannot be chosen, is not in mmdet3d 1.1 format or lacks a key that is needed,
+            ``classes`` has a name unknown to it, or ``filter_empty_gt`` would leave no frame to train on.
     """
     CLASSES = ()
 
@@ -82,20 +90,56 @@ class FrameFolderDataset(Custom3DDataset):
         """
         with ann_file:
             content = mmcv.load(ann_file, file_format='pkl')
-        if not isinstance(content, dict) or not {'metainfo', 'data_list'} <= set(content):
-            raise ValueError(f'{self.ann_file} is not in mmdet3d 1.1 info format: it lacks metainfo or data_list')
-        categories = content['metainfo']['categories']
-        self.CLASSES = tuple(self.CLASSES or sorted(categories, key=categories.get))
-        unknown = sorted(set(self.CLASSES) - set(categories))
-        if unknown:
-            raise ValueError(f'classes {unknown} are unknown to {self.ann_file}, which has {sorted(categories)}')
-        self.cat2id = {name: label for label, name in enumerate(self.CLASSES)}
-        self._label_of_category = {index: self.cat2id.get(name, _NOT_USED) for name, index in categories.items()}
-        for info in content['data_list']:
+        if not isinstance(content, dict) or not isinstance(content.get('data_list'), list):
+            raise ValueError(f'{self.ann_file} is not in mmdet3d 1.1 info format: it has no data_list')
+        if not content['data_list']:
+            raise ValueError(f'{self.ann_file} has no frame: its data_list is empty')
+        for index, info in enumerate(content['data_list']):
+            self._check_keys(index, info)
             self._lidar_path(info)
             if self.modality['use_camera']:
                 self._image_paths(info)
+        self._settle_classes((content.get('metainfo') or {}).get('categories'), content['data_list'])
         return content['data_list']
+
+    def _check_keys(self, index, info):
+        """Raise ValueError where a frame's record lacks what this dataset will read."""
+
+        def require(record, *keys, where=''):
+            for key in keys:
+                if not isinstance(record, dict) or record.get(key) is None:
+                    raise ValueError(f'{self.ann_file}: frame {index} lacks {where}{key}')
+
+        require(info, 'lidar_points')
+        require(info['lidar_points'], 'lidar_path', where='lidar_points.')
+        if self.modality['use_camera']:
+            require(info, 'images')
+            if not isinstance(info['images'], dict) or not info['images']:
+                raise ValueError(f'{self.ann_file}: images of frame {index} must name at least one camera')
+            for name, camera in info['images'].items():
+                require(camera, 'img_path', 'cam2img', 'lidar2cam', where=f'images.{name}.')
+        if not self.test_mode and info.get('instances') is None:
+            raise ValueError(f'{self.ann_file}: frame {index} lacks instances, the ground truth to train on')
+        for number, instance in enumerate(info.get('instances') or []):
+            counted = ['num_lidar_pts'] if self.min_lidar_points > 0 else []
+            require(instance, 'bbox_3d', 'bbox_label_3d', *counted, where=f'instances.{number}.')
+
+    def _settle_classes(self, categories, infos):
+        """Set the classes and how the labels of the info file map to them."""
+        if not categories:
+            annotated = [index for index, info in enumerate(infos) if info.get('instances')]
+            if annotated or not self.CLASSES:
+                raise ValueError(f'{self.ann_file} lacks metainfo.categories, which ' + (
+                    f'name the labels of the instances of frame {annotated[0]}' if annotated else
+                    'are the classes where no classes are given'))
+            categories = {}
+        else:
+            unknown = sorted(set(self.CLASSES) - set(categories))
+            if unknown:
+                raise ValueError(f'classes {unknown} are unknown to {self.ann_file}, which has {sorted(categories)}')
+        self.CLASSES = tuple(self.CLASSES or sorted(categories, key=categories.get))
+        self.cat2id = {name: label for label, name in enumerate(self.CLASSES)}
+        self._label_of_category = {index: self.cat2id.get(name, _NOT_USED) for name, index in categories.items()}
 
     def _lidar_path(self, info):
         return _existing(osp.join(self.data_root, info['lidar_points']['lidar_path']), 'the LiDAR points of a frame')
@@ -110,47 +154,61 @@ class FrameFolderDataset(Custom3DDataset):
         """Describe one frame to the pipeline, with the keys of :meth:`CustomNuScenesDataset.get_data_info`."""
         info = self.data_infos[index]
         data_info = dict(
-            sample_idx=info.get('token', info['sample_idx']),
+            sample_idx=self._sample_idx(index),
             pts_filename=self._lidar_path(info),
             sweeps=[],
-            timestamp=info['timestamp'],
+            timestamp=info.get('timestamp', 0),
             img_sweeps=None,
             radar_info=None)
         if self.modality['use_camera']:
             cameras = list(info['images'].values())
             data_info.update(
                 img_filename=self._image_paths(info),
-                img_timestamp=[camera.get('timestamp', info['timestamp']) for camera in cameras],
+                img_timestamp=[camera.get('timestamp', data_info['timestamp']) for camera in cameras],
                 **camera_matrices([camera['lidar2cam'] for camera in cameras],
                                   [camera['cam2img'] for camera in cameras]))
         if not self.test_mode:
             data_info['ann_info'] = self.get_ann_info(index)
         return data_info
 
+    def _sample_idx(self, index):
+        info = self.data_infos[index]
+        return info.get('token', info.get('sample_idx', str(index)))
+
+    def has_ground_truth(self, index):
+        """Whether a frame was annotated; it may have been found empty."""
+        return self.data_infos[index].get('instances') is not None
+
     def get_ann_info(self, index):
         """Ground truth of one frame: G boxes.
 
         Returns:
             dict: ``gt_bboxes_3d`` (LiDARInstance3DBoxes, (G, 9) or (G, 7)), ``gt_labels_3d`` (G,) int64, ``gt_names``
-            (G,) str, ``num_lidar_pts`` (G,) int64.
+            (G,) str, ``num_lidar_pts`` (G,) int64, -1 where unknown.
+
+        Raises:
+            ValueError: if the frame has no ground truth.
         """
         used = [(label, instance) for label, instance in self._labelled_instances(index) if label != _NOT_USED]
         instances = [instance for _, instance in used]
         labels = np.array([label for label, _ in used], dtype=np.int64)
         boxes = np.array([instance['bbox_3d'] for instance in instances], dtype=np.float32).reshape(-1, 7)
         if self.with_velocity:
-            velocities = np.array([instance['velocity'] for instance in instances], dtype=np.float32).reshape(-1, 2)
+            velocities = [instance.get('velocity', (np.nan, np.nan)) for instance in instances]
+            velocities = np.array(velocities, dtype=np.float32).reshape(-1, 2)
             boxes = np.concatenate([boxes, np.where(np.isnan(velocities), 0, velocities)], axis=1)  # (G, 9)
         return dict(
             gt_bboxes_3d=LiDARInstance3DBoxes(boxes, box_dim=boxes.shape[1], origin=(0.5, 0.5, 0.5)),
             gt_labels_3d=labels,
             gt_names=np.array(self.CLASSES)[labels],
-            num_lidar_pts=np.array([instance['num_lidar_pts'] for instance in instances], dtype=np.int64))
+            num_lidar_pts=np.array([_lidar_point_count(instance) for instance in instances], dtype=np.int64))
 
     def _labelled_instances(self, index):
         """Pairs (label or -1, instance) of a frame's annotations that have enough LiDAR points."""
+        if not self.has_ground_truth(index):
+            raise ValueError(f'frame {index} of {self.ann_file} has no ground truth: it lacks instances')
         for instance in self.data_infos[index]['instances']:
-            if instance['num_lidar_pts'] >= self.min_lidar_points:
+            if self.min_lidar_points == 0 or instance['num_lidar_pts'] >= self.min_lidar_points:
                 yield self._label_of_category.get(instance['bbox_label_3d'], _NOT_USED), instance
 
     def get_cat_ids(self, index):
@@ -180,16 +238,19 @@ class FrameFolderDataset(Custom3DDataset):
             nothing to average.
 
         Raises:
-            ValueError: if ``results`` does not have one entry per frame, or ``metric`` is unknown.
+            ValueError: if ``results`` does not have one entry per frame, ``metric`` is unknown, a frame has no ground
+                truth, or ``min_lidar_points`` > 0 and a box's number of points is unknown.
         """
         if metric not in ('bbox', ['bbox']):
             raise ValueError(f"metric must be 'bbox', got {metric!r}")
-        if len(results) != len(self):
-            raise ValueError(f'results must have one entry for each of the {len(self)} frames, got {len(results)}')
+        self._check_number(results)
         errors, num_detections = [], 0
         for index, result in enumerate(results):
             truth = self.get_ann_info(index)
-            asked = truth['num_lidar_pts'] >= min_lidar_points
+            if min_lidar_points > 0 and (truth['num_lidar_pts'] == _UNKNOWN).any():
+                raise ValueError(f'evaluate(min_lidar_points={min_lidar_points}) needs num_lidar_pts of each instance, '
+                                 f'frame {index} of {self.ann_file} lacks it; min_lidar_points=0 does without')
+            asked = truth['num_lidar_pts'].clip(min=0) >= min_lidar_points
             centres, labels = _best_detections(result.get('pts_bbox', result), score_thr, max_detections)
             num_detections += len(centres)
             # matched with all boxes: the detection of a box that is not asked for must not claim its neighbour
@@ -208,6 +269,36 @@ class FrameFolderDataset(Custom3DDataset):
             f"{max_distance} m: recall {summary['recall']:.3f}, mean centre error {summary['mean_centre_error']:.3f} m",
             logger)
         return summary
+
+    def format_results(self, results, jsonfile_prefix):
+        """Write the detections of all frames to ``{jsonfile_prefix}.json``, in the form of the demo's files.
+
+        Args:
+            results (list[dict]): One per frame, see :meth:`evaluate`.
+            jsonfile_prefix (str): The file's path without its suffix; the folder is created.
+
+        Returns:
+            str: The file; it holds a list of ``{"sample": ..., "detections": [...]}``, one per frame.
+
+        Raises:
+            ValueError: if ``results`` does not have one entry per frame.
+        """
+        from ..apis.atomic_file import atomic_path  # apis import the datasets
+        from ..apis.inference import detection_records
+        self._check_number(results)
+        path = f'{jsonfile_prefix}.json'
+        frames = [
+            dict(sample=self._sample_idx(index),
+                 detections=detection_records(result.get('pts_bbox', result), self.CLASSES))
+            for index, result in enumerate(results)
+        ]
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(frames, indent=1, allow_nan=False))
+        return path
+
+    def _check_number(self, results):
+        if len(results) != len(self):
+            raise ValueError(f'results must have one entry for each of the {len(self)} frames, got {len(results)}')
 
 
 def centre_errors(centres, labels, gt_centres, gt_labels, max_distance):
@@ -230,6 +321,11 @@ def centre_errors(centres, labels, gt_centres, gt_labels, max_distance):
         if distances.min(initial=np.inf) <= max_distance:
             errors[distances.argmin()] = distances.min()
     return errors
+
+
+def _lidar_point_count(instance):
+    count = instance.get('num_lidar_pts')
+    return _UNKNOWN if count is None else count
 
 
 def _best_detections(detections, score_thr, max_detections):
