@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """What the attention bias costs, as ratios measured side by side in one run: tools/benchmark.py SUBJECT [options]
 
-Subjects: attention (one cross-attention), head (CmtHead without and with AQR), train-step (800x320 ResNet-50 config), router.
-Candidates take turns within one process, so that the machine's other load meets them alike; the first one is the base of the
-ratios. Peak memory is measured for each in a process of its own.
+Subjects: attention (one cross-attention), head (CmtHead without and with AQR), train-step (800x320 ResNet-50 config),
+router. Candidates take turns within one process, so that the machine's other load meets them alike; the first one is
+the base of the ratios. Peak memory is measured for each in a process of its own.
 """
 import argparse
 import copy
@@ -57,8 +57,8 @@ def image_size(layout):
 
 def metas(layout, batch):
     height, width = image_size(layout)
-    return [dict(lidar2img=camera_ring((height, width)), pad_shape=[(height, width, 3)] * 6, box_type_3d=LiDARInstance3DBoxes)
-            for _ in range(batch)]
+    return [dict(lidar2img=camera_ring((height, width)), pad_shape=[(height, width, 3)] * 6,
+                 box_type_3d=LiDARInstance3DBoxes) for _ in range(batch)]
 
 
 def attention_candidates(args):
@@ -88,12 +88,15 @@ def attention_candidates(args):
 
     candidates = {'plain': lambda: F.scaled_dot_product_attention(query, key, value)}
     for name, mode in modes.items():
-        candidates[f'{name} fused'] = lambda mode=mode: fused_attention(query, key, value, mode.compact(*weights, **where))
-    candidates['global channels'] = lambda: channel_attention(query, key, value, modes['global'].compact(*weights, **where))
+        candidates[f'{name} fused'] = lambda mode=mode: fused_attention(query, key, value,
+                                                                        mode.compact(*weights, **where))
+    candidates['global channels'] = lambda: channel_attention(query, key, value,
+                                                              modes['global'].compact(*weights, **where))
     candidates['local dense'] = lambda: F.scaled_dot_product_attention(
         query, key, value, attn_mask=modes['local'](*weights, **where).unsqueeze(1))
     candidates['sketch: dense per head'] = sketch
-    grad = torch.randn(args.batch, HEADS, args.queries, DIMS, generator=generator).transpose(1, 2).contiguous().transpose(1, 2)
+    grad = torch.randn(args.batch, HEADS, args.queries, DIMS,
+                       generator=generator).transpose(1, 2).contiguous().transpose(1, 2)
 
     def both(forward):
         out = forward()
@@ -116,7 +119,8 @@ def head_candidates(args):
     img_metas = metas(layout, args.batch)
     candidates = {}
     for name, options in AQR.items():
-        head = build_head(dict(cfg.model.pts_bbox_head, **options, num_query=args.queries, test_cfg=cfg.model.test_cfg.pts))
+        head = build_head(dict(cfg.model.pts_bbox_head, **options, num_query=args.queries,
+                               test_cfg=cfg.model.test_cfg.pts))
         head.init_weights()
         _let_router_decide(head)
         candidates[name] = lambda head=head.eval(): head([x], [x_img], img_metas)
@@ -136,7 +140,8 @@ def train_step_candidates(args):
     boxes = torch.cat([torch.rand(40, 2, generator=generator) * 90 - 45, torch.rand(40, 1, generator=generator) - 2,
                        torch.rand(40, 6, generator=generator) + 0.5], dim=1)
     data = dict(points=[low + (high - low) * torch.rand(30000, 5, generator=generator)] * args.batch,
-                img=torch.randn(args.batch, 6, 3, 320, 800, generator=generator), img_metas=metas(LAYOUTS[22384], args.batch),
+                img=torch.randn(args.batch, 6, 3, 320, 800, generator=generator),
+                img_metas=metas(LAYOUTS[22384], args.batch),
                 gt_bboxes_3d=[LiDARInstance3DBoxes(boxes, box_dim=9)] * args.batch,
                 gt_labels_3d=[torch.randint(10, (40, ), generator=generator)] * args.batch)
     candidates = {}
@@ -167,11 +172,13 @@ def router_candidates(args):
     x_img = torch.randn(args.batch * 6, 256, *layout.view_shape[1:], generator=generator)
     query = torch.randn(args.batch, args.queries, 256, generator=generator)
     reference = torch.rand(args.batch, args.queries, 3, generator=generator)
-    qkv = [torch.randn(args.batch, HEADS, n, DIMS, generator=generator) for n in (args.queries, layout.num_tokens, layout.num_tokens)]
+    qkv = [torch.randn(args.batch, HEADS, n, DIMS, generator=generator)
+           for n in (args.queries, layout.num_tokens, layout.num_tokens)]
     img_metas = metas(layout, args.batch)
     candidates = {
         'one plain attention': lambda: F.scaled_dot_product_attention(*qkv),
-        'router': lambda: head.aqr_router(query, x, x_img, reference, img_metas, head.pc_range, head.bev_cell_size, layout)[0].sum(),
+        'router': lambda: head.aqr_router(query, x, x_img, reference, img_metas, head.pc_range, head.bev_cell_size,
+                                          layout)[0].sum(),
     }
 
     def no_grad(forward):
@@ -210,15 +217,17 @@ def measure(args):
         results[title] = {name: dict(
             median_s=float(np.median(values)), quartiles_s=np.percentile(values, [25, 75]).tolist(),
             ratio=float(np.median(values) / np.median(base)),
-            ratio_quartiles=np.percentile(np.array(values) / base, [25, 75]).tolist()) for name, values in seconds.items()}
+            ratio_quartiles=np.percentile(np.array(values) / base, [25, 75]).tolist())
+        for name, values in seconds.items()}
     print(file=sys.stderr)
     return results
 
 
 def peak_memory(args, name, title):
     """MiB that one run of a candidate adds at its peak, in a process of its own."""
-    command = [sys.executable, osp.abspath(__file__), args.subject, '--memory-of', name, title, '--tokens', str(args.tokens),
-               '--batch', str(args.batch), '--queries', str(args.queries), '--threads', str(args.threads)]
+    command = [sys.executable, osp.abspath(__file__), args.subject, '--memory-of', name, title,
+               '--tokens', str(args.tokens), '--batch', str(args.batch), '--queries', str(args.queries),
+               '--threads', str(args.threads)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -248,7 +257,8 @@ def print_table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('subject', choices=SUBJECTS)
-    parser.add_argument('--tokens', type=int, choices=LAYOUTS, default=22384, help='keys, as in one of the published configs')
+    parser.add_argument('--tokens', type=int, choices=LAYOUTS, default=22384,
+                        help='keys, as in one of the published configs')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--queries', type=int, default=QUERIES)
     parser.add_argument('--rounds', type=int, default=11, help='measured turns of each candidate')
@@ -274,7 +284,8 @@ def main():
     print_table(results)
     if args.json:
         with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(dict(arguments=vars(args), torch=torch.__version__, results=results), indent=1))
+            temporary.write_text(json.dumps(dict(arguments=vars(args), torch=torch.__version__, results=results),
+                                            indent=1))
 
 
 if __name__ == '__main__':

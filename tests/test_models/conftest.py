@@ -26,7 +26,8 @@ def head_config(**overrides):
         operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'))
     geometry = dict(voxel_size=VOXEL, grid_size=[128, 128, 40], out_size_factor=8)
     assigner = dict(type='HungarianAssigner3D', cls_cost=dict(type='FocalLossCost', weight=2.0),
-                    reg_cost=dict(type='BBox3DL1Cost', weight=0.25), iou_cost=dict(type='IoUCost', weight=0.0), pc_range=PC_RANGE)
+                    reg_cost=dict(type='BBox3DL1Cost', weight=0.25), iou_cost=dict(type='IoUCost', weight=0.0),
+                    pc_range=PC_RANGE)
     cfg = dict(
         type='CmtHead', in_channels=24, hidden_dim=64, num_query=20, depth_num=8, scalar=3,
         tasks=[dict(num_class=10, class_names=CLASSES)],
@@ -73,8 +74,9 @@ def camera_ring(yaw_offset=0.0, image_size=IMAGE_SIZE, views=6):
 def random_boxes(count, seed):
     """Boxes with bottom centre in the range; every third velocity is unknown."""
     rng = np.random.RandomState(seed)
-    boxes = np.concatenate([rng.uniform(-50, 50, (count, 2)), rng.uniform(-3, 1, (count, 1)), rng.uniform(0.4, 6, (count, 3)),
-                            rng.uniform(-3, 3, (count, 1)), rng.uniform(-5, 5, (count, 2))], axis=1).astype(np.float32)
+    boxes = np.concatenate([rng.uniform(-50, 50, (count, 2)), rng.uniform(-3, 1, (count, 1)),
+                            rng.uniform(0.4, 6, (count, 3)), rng.uniform(-3, 3, (count, 1)),
+                            rng.uniform(-5, 5, (count, 2))], axis=1).astype(np.float32)
     boxes[::3, 7:] = np.nan
     return LiDARInstance3DBoxes(torch.from_numpy(boxes), box_dim=9), torch.from_numpy(rng.randint(0, 10, count))
 
@@ -106,6 +108,7 @@ def train_losses():
     def run(head, batch):
         x, x_img, metas = batch
         outs = head([x], [x_img], metas)
-        return head.loss([meta['gt_bboxes_3d'].data for meta in metas], [meta['gt_labels_3d'].data for meta in metas], outs)
+        return head.loss([meta['gt_bboxes_3d'].data for meta in metas], [meta['gt_labels_3d'].data for meta in metas],
+                         outs)
 
     return run

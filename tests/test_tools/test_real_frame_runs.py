@@ -25,8 +25,8 @@ def frames(real_frame, tmp_path_factory):
             (folder / file.name).symlink_to(file)
     info = mmcv.load(next(real_frame.glob('*.pkl')))
     frame, = info['data_list']
-    info['data_list'] = [{**frame, 'token': f'{frame.get("token", "frame")}-{count}', 'instances': frame['instances'][:count]}
-                         for count in (69, 40, 20)]
+    info['data_list'] = [{**frame, 'token': f'{frame.get("token", "frame")}-{count}',
+                          'instances': frame['instances'][:count]} for count in (69, 40, 20)]
     (folder / 'frames.pkl').write_bytes(pickle.dumps(info))
     return folder
 
@@ -34,7 +34,8 @@ def frames(real_frame, tmp_path_factory):
 @pytest.fixture(scope='module')
 def run(repo_root, frames):
     def call(*command, options=(), expect=0):
-        data = [f'data.train.dataset.data_root={frames}', f'data.val.data_root={frames}', f'data.test.data_root={frames}']
+        data = [f'data.train.dataset.data_root={frames}', f'data.val.data_root={frames}',
+                f'data.test.data_root={frames}']
         command = [*map(str, command), '--cfg-options', *TINY, *data, *options]
         environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1')
         result = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True)
@@ -70,13 +71,15 @@ def test_resumed_run_equals_the_uninterrupted_one(run, trained, repo_root, tmp_p
                       "custom_hooks = [dict(type='KillHook', epoch=1)]\n")
     run(sys.executable, 'tools/train.py', killed, '--work-dir', tmp_path, '--seed', 3, expect=9)
     assert (tmp_path / 'epoch_1.pth').is_file() and not (tmp_path / 'epoch_2.pth').exists()
-    run(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path, '--seed', 4, '--resume-from', tmp_path / 'epoch_1.pth')
+    run(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path, '--seed', 4, '--resume-from',
+        tmp_path / 'epoch_1.pth')
     expected, found = (torch.load(folder / 'epoch_2.pth', weights_only=True) for folder in (trained, tmp_path))
     for part in ('state_dict', 'optimizer'):
         expected_leaves, found_leaves = flat(expected[part]), flat(found[part])
         assert expected_leaves.keys() == found_leaves.keys()
         for name, value in expected_leaves.items():
-            same = torch.equal(value, found_leaves[name]) if isinstance(value, torch.Tensor) else value == found_leaves[name]
+            same = (torch.equal(value, found_leaves[name]) if isinstance(value, torch.Tensor)
+                    else value == found_leaves[name])
             assert same, f'{part}{name} differs'
     first = torch.load(trained / 'epoch_1.pth', weights_only=True)['state_dict']
     assert any(not torch.equal(value, first[name]) for name, value in expected['state_dict'].items())
@@ -91,7 +94,8 @@ def test_distributed_test_equals_test(run, trained, tmp_path):
     for expected, found in zip(one, two):
         expected, found = expected['pts_bbox'], found['pts_bbox']
         assert torch.equal(expected['boxes_3d'].tensor, found['boxes_3d'].tensor)
-        assert torch.equal(expected['scores_3d'], found['scores_3d']) and torch.equal(expected['labels_3d'], found['labels_3d'])
+        assert (torch.equal(expected['scores_3d'], found['scores_3d'])
+                and torch.equal(expected['labels_3d'], found['labels_3d']))
         assert len(expected['scores_3d']) > 0
 
 

@@ -94,7 +94,8 @@ def test_batch_of_two_equals_two_batches_of_one(make_head, make_batch):
         alone = outputs(head, (x[sample:sample + 1], x_img[sample * 6:sample * 6 + 6], metas[sample:sample + 1]))
         for name in BRANCHES:
             torch.testing.assert_close(both[name][:, sample:sample + 1], alone[name], rtol=1e-4, atol=1e-4)
-        assert torch.equal(both['routing'].projections.pts_pers_idx[sample], alone['routing'].projections.pts_pers_idx[0])
+        assert torch.equal(both['routing'].projections.pts_pers_idx[sample],
+                           alone['routing'].projections.pts_pers_idx[0])
 
 
 @pytest.mark.parametrize('absent', ['x', 'x_img'])
@@ -196,7 +197,8 @@ def test_mistakes_show_before_aqr_is_on(make_head, overrides):
         make_head(enable_aqr=False, **overrides)
 
 
-@pytest.mark.parametrize('change', [dict(out_size_factor=4), dict(point_cloud_range=[-50.0, -54.0, -5.0, 54.0, 54.0, 3.0])])
+@pytest.mark.parametrize('change',
+                         [dict(out_size_factor=4), dict(point_cloud_range=[-50.0, -54.0, -5.0, 54.0, 54.0, 3.0])])
 def test_geometry_must_agree(make_head, change):
     """Another stride or range would misplace every window without a word."""
     with pytest.raises(ValueError, match='downsample_scale'):

@@ -30,8 +30,8 @@ def head(shared, arrays):
 
 @pytest.fixture
 def metas(arrays):
-    return [dict(lidar2img=list(arrays['in/lidar2img'].numpy()), pad_shape=[(64, 160, 3)] * 6, box_type_3d=LiDARInstance3DBoxes)
-            for _ in range(2)]
+    return [dict(lidar2img=list(arrays['in/lidar2img'].numpy()), pad_shape=[(64, 160, 3)] * 6,
+                 box_type_3d=LiDARInstance3DBoxes) for _ in range(2)]
 
 
 def test_evaluation_outputs(head, arrays, metas):
@@ -77,4 +77,5 @@ def test_training_pass(head, arrays, metas):
     for name, value in expected.items():
         torch.testing.assert_close(losses[name].double(), value, **TOLERANCE)
     sum(losses.values()).backward()
-    torch.testing.assert_close(head.bev_embedding[0].weight.grad, arrays['train/grad/bev_embedding.0.weight'], **TOLERANCE)
+    torch.testing.assert_close(head.bev_embedding[0].weight.grad, arrays['train/grad/bev_embedding.0.weight'],
+                               **TOLERANCE)

@@ -14,7 +14,8 @@ def test_group_layer_norm_equals_layer_norm_per_group():
     for group in range(3):
         part = slice(group * 4, group * 4 + 4)
         for position in range(5):
-            expected = nn.functional.layer_norm(x[:, part, position], (4, ), norm.weight[part], norm.bias[part], eps=1e-6)
+            expected = nn.functional.layer_norm(x[:, part, position], (4, ), norm.weight[part], norm.bias[part],
+                                                eps=1e-6)
             torch.testing.assert_close(out[:, part, position], expected)
 
 
@@ -27,7 +28,8 @@ def test_each_layer_has_its_own_weights():
     assert out['center'].shape == (2, 1, 6, 2) and out['cls_logits'].shape == (2, 1, 6, 3)
     changed = x.clone()
     changed[1] += 1
-    assert torch.equal(head(changed)['center'][0], out['center'][0]) and not torch.equal(head(changed)['center'][1], out['center'][1])
+    assert (torch.equal(head(changed)['center'][0], out['center'][0])
+            and not torch.equal(head(changed)['center'][1], out['center'][1]))
 
 
 def test_class_bias_is_reached_by_init_weights_of_the_head(make_head):

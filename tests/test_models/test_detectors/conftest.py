@@ -60,12 +60,13 @@ def make_data():
         img = torch.randn(len(points), 6, 3, *IMAGE_SIZE, generator=generator)
         boxes, labels = [], []
         for count in num_boxes:
-            values = torch.cat([torch.rand(count, 2, generator=generator) * 80 - 40, torch.rand(count, 1, generator=generator) - 2,
+            values = torch.cat([torch.rand(count, 2, generator=generator) * 80 - 40,
+                                torch.rand(count, 1, generator=generator) - 2,
                                 torch.rand(count, 6, generator=generator) + 0.5], dim=1)
             boxes.append(LiDARInstance3DBoxes(values, box_dim=9))
             labels.append(torch.randint(10, (count, ), generator=generator))
-        metas = [dict(lidar2img=camera_matrices(index), pad_shape=[(*IMAGE_SIZE, 3)] * 6, box_type_3d=LiDARInstance3DBoxes)
-                 for index in range(len(points))]
+        metas = [dict(lidar2img=camera_matrices(index), pad_shape=[(*IMAGE_SIZE, 3)] * 6,
+                      box_type_3d=LiDARInstance3DBoxes) for index in range(len(points))]
         return dict(points=points, img=img, img_metas=metas, gt_bboxes_3d=boxes, gt_labels_3d=labels)
 
     return make

@@ -74,7 +74,8 @@ def test_aqr_on_a_single_modality_is_refused(make_detector, branch):
 
 @pytest.mark.parametrize('model, present', [
     (dict(img_backbone=None, img_neck=None), 'points'),
-    (dict(pts_backbone=None, pts_neck=None, pts_middle_encoder=None, pts_voxel_encoder=None, pts_voxel_layer=None), 'img')])
+    (dict(pts_backbone=None, pts_neck=None, pts_middle_encoder=None, pts_voxel_encoder=None, pts_voxel_layer=None),
+     'img')])
 def test_single_modality_models(make_detector, make_data, model, present):
     detector, data = make_detector(model=model), make_data()
     data['img' if present == 'points' else 'points'] = None
@@ -122,10 +123,12 @@ def test_bad_input(make_detector, make_data):
     with pytest.raises(TypeError, match='train_only'):
         make_detector(model=dict(train_only='pts_bbox_head'))
     with pytest.raises(ValueError, match='augment'):
-        detector.eval()(return_loss=False, points=[data['points']] * 2, img=[data['img']] * 2, img_metas=[data['img_metas']] * 2)
+        detector.eval()(return_loss=False, points=[data['points']] * 2, img=[data['img']] * 2,
+                        img_metas=[data['img_metas']] * 2)
 
 
-@pytest.mark.parametrize('mode', [dict(), dict(aqr_use_local_bias=True, aqr_local_window_size=dict(lidar=5, camera=15))])
+@pytest.mark.parametrize('mode',
+                         [dict(), dict(aqr_use_local_bias=True, aqr_local_window_size=dict(lidar=5, camera=15))])
 @pytest.mark.parametrize('strength', [1.0, 5.0, 10.0])
 def test_neutral_start_from_a_baseline_state_dict(make_detector, make_data, mode, strength):
     data = make_data()

@@ -1,4 +1,6 @@
-"""From identical states and batches, a training step with the dense and one with the fused bias are the same to float noise."""
+"""From identical states and batches, a training step with the dense and one with the fused bias are the same to float
+noise.
+"""
 import copy
 
 import pytest
@@ -36,7 +38,8 @@ def test_several_states_along_a_run(make_detector, make_data, mode):
         assert fused_loss == pytest.approx(loss, rel=1e-5)
         scale = max(grad.abs().max().item() for grad in grads.values())
         for name, grad in grads.items():
-            assert (fused_grads[name] - grad).abs().max().item() <= 1e-4 * max(grad.abs().max().item(), 1e-3 * scale), name
+            assert ((fused_grads[name] - grad).abs().max().item()
+                    <= 1e-4 * max(grad.abs().max().item(), 1e-3 * scale)), name
         router = [grad for name, grad in grads.items() if 'aqr_router' in name]
         assert all(grad.abs().max() > 0 for grad in router)
         optimizer.step()

@@ -1,8 +1,9 @@
 """One optimisation step of two gloo processes against one process on the same two samples.
 
-Losses are divided by the number of positives of a process's own batch (classification, matched boxes) or by the mean over processes
-(denoising boxes), and DDP averages gradients. With equally many boxes in both samples that is the division by the number over
-both samples; with different numbers it is the mean of per-sample means, which the last test pins down.
+Losses are divided by the number of positives of a process's own batch (classification, matched boxes) or by the mean
+over processes (denoising boxes), and DDP averages gradients. With equally many boxes in both samples that is the
+division by the number over both samples; with different numbers it is the mean of per-sample means, which the last test
+pins down.
 """
 import copy
 import os
@@ -66,7 +67,8 @@ def _process(rank, function, folder):
 def assert_same(found, expected):
     scale = max(value.abs().max() for value in expected.values())
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5 * scale.item(), msg=lambda m: f'{name}: {m}')
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5 * scale.item(),
+                                   msg=lambda m: f'{name}: {m}')
 
 
 def test_equal_box_counts_give_the_step_of_one_process(detector, make_data, tmp_path, monkeypatch):
@@ -101,7 +103,8 @@ def test_denoising_boxes_are_averaged_over_processes(detector, make_data, tmp_pa
 
     def dn_loss_bbox(rank):
         torch.manual_seed(0)
-        return copy.deepcopy(detector).train()(return_loss=True, **copy.deepcopy(sample(data, rank)))['dn_loss_bbox'].item()
+        return copy.deepcopy(detector).train()(return_loss=True,
+                                               **copy.deepcopy(sample(data, rank)))['dn_loss_bbox'].item()
 
     alone = [dn_loss_bbox(rank) for rank in range(2)]
     together = on_two_processes(dn_loss_bbox, tmp_path, monkeypatch)

@@ -96,7 +96,8 @@ def test_one_training_and_one_test_step(shared, real_frame, name, size, num_poin
 
     model.eval()
     with torch.no_grad():
-        result = model(return_loss=False, rescale=True, **frame_data(cfg, real_frame, training=False, num_points=num_points))
+        result = model(return_loss=False, rescale=True,
+                       **frame_data(cfg, real_frame, training=False, num_points=num_points))
     boxes = result[0]['pts_bbox']
     assert len(boxes['scores_3d']) == len(boxes['boxes_3d']) == len(boxes['labels_3d']) <= 300
     assert torch.isfinite(boxes['boxes_3d'].tensor).all() and boxes['boxes_3d'].tensor.shape[1] == 9

@@ -40,7 +40,8 @@ def test_equals_dense_convolution(cfg, count, batch, seed):
     weight = conv.weight.permute(0, 4, 1, 2, 3)  # (out, z, y, x, in) -> (out, in, z, y, x)
     stride, padding = (1, 1) if conv.subm else (conv.stride, conv.padding)
     expected = F.conv3d(dense(features, coors, batch), weight, conv.bias, stride, padding)
-    # A sparse convolution has outputs only where its inputs reach: at the input voxels (submanifold), or below the kernel.
+    # A sparse convolution has outputs only where its inputs reach: at the input voxels (submanifold), or below the
+    # kernel.
     occupied = dense(torch.ones(len(coors), 1), coors, batch)
     if not conv.subm:
         occupied = F.conv3d(occupied, torch.ones(1, 1, *conv.kernel_size), None, stride, padding)
@@ -48,7 +49,8 @@ def test_equals_dense_convolution(cfg, count, batch, seed):
     assert out.shape == expected.shape
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     inputs = (features, conv.weight)
-    for grad, want in zip(torch.autograd.grad(out.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs)):
+    for grad, want in zip(torch.autograd.grad(out.square().sum(), inputs),
+                          torch.autograd.grad(expected.square().sum(), inputs)):
         torch.testing.assert_close(grad, want, rtol=1e-4, atol=1e-4)
 
 

@@ -11,15 +11,17 @@ GRID = [9, 32, 32]
 def encoder():
     torch.manual_seed(0)
     return build_middle_encoder(dict(
-        type='SparseEncoder', in_channels=5, sparse_shape=GRID, output_channels=16, order=('conv', 'norm', 'act'), base_channels=8,
-        encoder_channels=((8, 8, 16), (16, 16)), encoder_paddings=((0, 0, 1), (0, 0)), block_type='basicblock'))
+        type='SparseEncoder', in_channels=5, sparse_shape=GRID, output_channels=16, order=('conv', 'norm', 'act'),
+        base_channels=8, encoder_channels=((8, 8, 16), (16, 16)), encoder_paddings=((0, 0, 1), (0, 0)),
+        block_type='basicblock'))
 
 
 def voxels(count, seed=0, batch=2, grid=GRID):
     generator = torch.Generator().manual_seed(seed)
     cells = torch.randperm(batch * grid[0] * grid[1] * grid[2], generator=generator)[:count]
     plane = grid[1] * grid[2]
-    coors = torch.stack([cells // (plane * grid[0]), cells // plane % grid[0], cells // grid[2] % grid[1], cells % grid[2]], dim=1)
+    coors = torch.stack([cells // (plane * grid[0]), cells // plane % grid[0], cells // grid[2] % grid[1],
+                         cells % grid[2]], dim=1)
     return torch.randn(count, 5, generator=generator), coors.int()
 
 
@@ -61,4 +63,5 @@ def test_state_dict_keys_are_those_of_mmdet3d(encoder):
     from mmdet3d.models.middle_encoders.sparse_encoder import SparseEncoder as Original
     original = Original(5, GRID, output_channels=16, base_channels=8, encoder_channels=((8, 8, 16), (16, 16)),
                         encoder_paddings=((0, 0, 1), (0, 0)), block_type='basicblock')
-    assert {k: v.shape for k, v in encoder.state_dict().items()} == {k: v.shape for k, v in original.state_dict().items()}
+    assert {k: v.shape for k, v in encoder.state_dict().items()} == {
+        k: v.shape for k, v in original.state_dict().items()}

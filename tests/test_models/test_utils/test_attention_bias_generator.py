@@ -49,12 +49,14 @@ def cases(draw):
     index = st.integers(-1, bev_shape[0] * bev_shape[1] - 1)
     pts_idx = torch.tensor([[draw(index) for _ in range(num_query)] for _ in range(batch)])
     seen = torch.tensor(draw(st.lists(st.booleans(), min_size=batch * num_query * view_shape[0],
-                                      max_size=batch * num_query * view_shape[0]))).view(batch, num_query, view_shape[0])
+                                      max_size=batch * num_query * view_shape[0]))).view(
+                                          batch, num_query, view_shape[0])
     cells = torch.tensor([[draw(st.integers(0, view_shape[1] - 1)), draw(st.integers(0, view_shape[2] - 1))]
                           for _ in range(seen.numel())]).view(*seen.shape, 2)
     cells[~seen] = -1
     windows = dict(lidar=draw(st.sampled_from([1, 3, 5, 7, 15])), camera=draw(st.sampled_from([1, 3, 5, 7, 15])))
-    return weights, pts_idx, cells, seen, bev_shape, view_shape, draw(st.sampled_from([0.0, 1.0, 3.0, 5.0, 10.0])), windows
+    return (weights, pts_idx, cells, seen, bev_shape, view_shape, draw(st.sampled_from([0.0, 1.0, 3.0, 5.0, 10.0])),
+            windows)
 
 
 def build(**kwargs):
@@ -66,10 +68,11 @@ def build(**kwargs):
 @given(cases(), st.booleans())
 def test_equals_loop_oracle(case, local):
     (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
-    generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha, use_local_bias=local,
-                      local_window_size=windows)
+    generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha,
+                      use_local_bias=local, local_window_size=windows)
     bias = generator(lidar, camera, pts_idx, cells, seen)
-    expected = loop_oracle(lidar, camera, pts_idx, cells, seen, bev_shape, view_shape, alpha, windows if local else None)
+    expected = loop_oracle(lidar, camera, pts_idx, cells, seen, bev_shape, view_shape, alpha,
+                           windows if local else None)
     torch.testing.assert_close(bias, expected)
     assert bias.abs().max() <= alpha
 
@@ -78,7 +81,8 @@ def test_equals_loop_oracle(case, local):
 def test_single_view_form_is_a_special_case(case):
     (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
     first = seen.int().argmax(dim=2)  # (B, Q) the first view that sees the query
-    single = torch.cat([first.unsqueeze(-1), cells.gather(2, first[..., None, None].expand(-1, -1, 1, 2)).squeeze(2)], dim=-1)
+    single = torch.cat([first.unsqueeze(-1), cells.gather(2, first[..., None, None].expand(-1, -1, 1, 2)).squeeze(2)],
+                       dim=-1)
     single[~seen.any(dim=2)] = -1
     only_first = seen & (torch.arange(view_shape[0]) == first.unsqueeze(-1))
     generator = build(bias_strength=alpha, use_local_bias=True, local_window_size=windows)
@@ -90,8 +94,8 @@ def test_single_view_form_is_a_special_case(case):
 @given(cases())
 def test_gradient_of_weights(case):
     (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
-    generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha, use_local_bias=True,
-                      local_window_size=windows)
+    generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha,
+                      use_local_bias=True, local_window_size=windows)
     # Away from 0 and 1, so that the numeric gradient stays inside the allowed weights.
     lidar, camera = ((x * 0.8 + 0.1).requires_grad_() for x in (lidar, camera))
     assert torch.autograd.gradcheck(lambda a, b: generator(a, b, pts_idx, cells, seen), (lidar, camera))

@@ -14,7 +14,8 @@ def _layer_config(operation_order, **layer):
                 cross_attn=dict(type='PETRMultiheadFlashAttention', embed_dims=16, num_heads=2))
     return ConfigDict(dict(dict(type='PETRTransformerDecoderLayer', with_cp=False), operation_order=operation_order,
                            attn_cfgs=[attn[op] for op in operation_order if op in attn],
-                           ffn_cfgs=dict(type='FFN', embed_dims=16, feedforward_channels=16, num_fcs=2, ffn_drop=0.0), **layer))
+                           ffn_cfgs=dict(type='FFN', embed_dims=16, feedforward_channels=16, num_fcs=2, ffn_drop=0.0),
+                           **layer))
 
 
 def build(operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), **layer):
@@ -46,7 +47,8 @@ class Recorder(torch.nn.Module):
         return self.attention(*args, attn_mask=attn_mask, **kwargs)
 
 
-ORDERS = [('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), ('cross_attn', 'norm', 'self_attn', 'norm', 'ffn', 'norm')]
+ORDERS = [('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'),
+          ('cross_attn', 'norm', 'self_attn', 'norm', 'ffn', 'norm')]
 
 
 @pytest.mark.parametrize('order', ORDERS)
@@ -88,7 +90,8 @@ def test_forms_of_attn_masks():
     cross_mask[:, 5:] = True
     bias = torch.randn(2, 5, NUM_TOKENS, dtype=torch.float64)
 
-    torch.testing.assert_close(transformer(*args, attn_masks=dn_mask)[0], transformer(*args, attn_masks=[dn_mask, None])[0])
+    torch.testing.assert_close(transformer(*args, attn_masks=dn_mask)[0],
+                               transformer(*args, attn_masks=[dn_mask, None])[0])
     # Bool and float masks of the cross slot join the bias instead of replacing it.
     expected = transformer(*args, aqr_attention_bias=bias.masked_fill(cross_mask, -torch.inf))[0]
     as_float = torch.zeros(5, NUM_TOKENS, dtype=torch.float64).masked_fill(cross_mask, -torch.inf)
@@ -134,8 +137,8 @@ def test_single_modalities():
     (dict(aqr_attention_bias=torch.zeros(2, 5, NUM_TOKENS, dtype=torch.bool)), TypeError, 'aqr_attention_bias'),
     (dict(attn_masks=[None, torch.zeros(2, 5, NUM_TOKENS)],
           aqr_attention_bias=AttentionBias(torch.zeros(2, 2, 5, 1), ((4, 6), ))), ValueError, 'per head'),
-    (dict(attn_masks=[None, torch.zeros(4, 5, NUM_TOKENS)], aqr_attention_bias=torch.zeros(2, 5, NUM_TOKENS)), ValueError,
-     'attn_masks'),
+    (dict(attn_masks=[None, torch.zeros(4, 5, NUM_TOKENS)], aqr_attention_bias=torch.zeros(2, 5, NUM_TOKENS)),
+     ValueError, 'attn_masks'),
 ])
 def test_bad_masks(kwargs, error, name):
     with pytest.raises(error, match=name):

@@ -10,8 +10,8 @@ RANGE = [-10.0, -10.0, -2.0, 10.0, 10.0, 2.0]
 
 def ground_truth(counts, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    boxes = [torch.cat([torch.rand(n, 3, generator=generator) * 2 - 1, torch.rand(n, 6, generator=generator) + 0.5], dim=1)
-             for n in counts]
+    boxes = [torch.cat([torch.rand(n, 3, generator=generator) * 2 - 1, torch.rand(n, 6, generator=generator) + 0.5],
+                       dim=1) for n in counts]
     return boxes, [torch.arange(n) % 4 for n in counts]
 
 
@@ -21,7 +21,9 @@ def make(**kwargs):
 
 
 def loop_mask(groups, slots, num_query):
-    """Forbidden pairs, from the definition: learned queries see only each other, groups see themselves and learned queries."""
+    """Forbidden pairs, from the definition: learned queries see only each other, groups see themselves and learned
+    queries.
+    """
     total = groups * slots + num_query
     mask = torch.zeros(total, total, dtype=torch.bool)
     for i in range(total):
@@ -34,7 +36,8 @@ def loop_mask(groups, slots, num_query):
     return mask
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.integers(1, 12), st.integers(1, 4), st.integers(0, 2**31))
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.integers(1, 12), st.integers(1, 4),
+       st.integers(0, 2**31))
 def test_layout(counts, num_query, num_groups, seed):
     boxes, labels = ground_truth(counts, seed)
     torch.manual_seed(seed)

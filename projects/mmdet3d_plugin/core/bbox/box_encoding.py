@@ -1,7 +1,8 @@
 """Boxes as the regression heads predict them: log sizes, sine and cosine of the heading (DETR3D, CMT).
 
-CMT concatenates its branches center (2), height (1), dim (3), rot (2), vel (2) and compares them with this code in this order, so
-in published checkpoints "height" holds log dx and "dim" holds (log dy, z, log dz). The names are theirs, the order is fixed.
+CMT concatenates its branches center (2), height (1), dim (3), rot (2), vel (2) and compares them with this code in this
+order, so in published checkpoints "height" holds log dx and "dim" holds (log dy, z, log dz). The names are theirs, the
+order is fixed.
 """
 import torch
 

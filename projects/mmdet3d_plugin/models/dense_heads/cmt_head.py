@@ -25,8 +25,9 @@ _NUSCENES_BRANCHES = dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), 
 class CmtHead(BaseModule):
     """CMT's detection head for LiDAR, cameras or both, with optional adaptive query routing (AQR).
 
-    With ``enable_aqr`` a router gives every query a LiDAR and a camera weight, which bias the decoder's cross-attention; features
-    stay as they are. A fresh router is neutral: the head detects what it detected without it (design section 3).
+    With ``enable_aqr`` a router gives every query a LiDAR and a camera weight, which bias the decoder's
+    cross-attention; features stay as they are. A fresh router is neutral: the head detects what it detected without it
+    (design section 3).
 
     Args:
         in_channels (int): channels of the BEV features.
@@ -110,7 +111,8 @@ class CmtHead(BaseModule):
         self.aqr_bias_denoising = aqr_bias_denoising
         if enable_aqr:
             if self.bev_cell_size is None:
-                raise ValueError("enable_aqr=True needs 'voxel_size' in train_cfg, test_cfg or bbox_coder to find BEV cells")
+                raise ValueError("enable_aqr=True needs 'voxel_size' in train_cfg, test_cfg or bbox_coder to find BEV "
+                                 "cells")
             self.aqr_router = build_transformer(dict(dict(type='AQRWeightGenerator', embed_dims=hidden_dim),
                                                      **(aqr_router or {})))
             self.aqr_bias = AttentionBiasGenerator(bias_strength=aqr_bias_strength, use_local_bias=aqr_use_local_bias,
@@ -124,7 +126,8 @@ class CmtHead(BaseModule):
             pc_range = list(source.get('point_cloud_range', source.get('pc_range', self.pc_range)))
             if stride != downsample_scale or pc_range != self.pc_range:
                 raise ValueError(f'train_cfg and test_cfg must agree with downsample_scale={downsample_scale} and '
-                                 f'bbox_coder.pc_range={self.pc_range}, got out_size_factor={stride} and range {pc_range}')
+                                 f'bbox_coder.pc_range={self.pc_range}, got out_size_factor={stride} and range '
+                                 f'{pc_range}')
             voxel_size = source.get('voxel_size', voxel_size)
         return tuple(size * downsample_scale for size in voxel_size[:2]) if voxel_size else None
 
@@ -142,8 +145,9 @@ class CmtHead(BaseModule):
                 and ``gt_labels_3d`` (DataContainers) for the denoising queries.
 
         Returns:
-            tuple[list[dict]]: per task a list with one dict: branches (L, B, Q, channels), denoising ones after ``dn_``,
-            ``dn_batch`` and, with AQR, ``routing`` (RoutingRecord). ``center`` is metric; see box_encoding for the others.
+            tuple[list[dict]]: per task a list with one dict: branches (L, B, Q, channels), denoising ones after
+            ``dn_``, ``dn_batch`` and, with AQR, ``routing`` (RoutingRecord). ``center`` is metric; see box_encoding for
+            the others.
         """
         x = pts_feats[0] if pts_feats else None
         x_img = img_feats[0] if img_feats else None
@@ -160,7 +164,8 @@ class CmtHead(BaseModule):
         cameras = self._cameras(img_metas, reference_points, layout)
         query_embed = self._query_embed(reference_points, cameras)
         bev_pos_embed, rv_pos_embed = self._token_embed(cameras, layout, reference_points)
-        x, x_img, bias, routing = self._apply_aqr_modulation(x, x_img, reference_points, img_metas, query_embed, denoising)
+        x, x_img, bias, routing = self._apply_aqr_modulation(x, x_img, reference_points, img_metas, query_embed,
+                                                             denoising)
 
         decoded, _ = self.transformer(x, x_img, query_embed, bev_pos_embed, rv_pos_embed,
                                       attn_masks=None if denoising is None else denoising.attn_mask,
@@ -168,10 +173,12 @@ class CmtHead(BaseModule):
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         if self._may_overflow(decoded):
             decoded = torch.nan_to_num(decoded)
-        return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)] for head in self.task_heads)
+        return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)]
+                     for head in self.task_heads)
 
     def _may_overflow(self, x):
-        """Mixed precision may overflow; the loss scaler then skips the step, which the forward pass must live to see."""
+        """Mixed precision may overflow; the loss scaler then skips the step, which the forward pass must live to see.
+        """
         return self.training and (self.survives_overflow or torch.is_autocast_enabled(x.device.type))
 
     def _make_denoising(self, img_metas):
@@ -189,12 +196,14 @@ class CmtHead(BaseModule):
 
     def _query_embed(self, reference_points, cameras):
         """Position embedding of the queries, (B, Q, C)."""
-        reference_points = inverse_sigmoid(reference_points).sigmoid()  # keeps off the borders, as in the box regression
+        # Keeps off the borders, as in the box regression.
+        reference_points = inverse_sigmoid(reference_points).sigmoid()
         embed = self.bev_embedding(sine_encoding(reference_points, self.hidden_dim))
         if cameras is None:
             return embed
         rays, seen = query_ray_points(reference_points, *cameras, self.depth_num, self.pc_range)
-        return embed + (self.rv_embedding(rays) * seen.unsqueeze(-1)).sum(dim=1)  # sum over the views that see the query
+        # Sum over the views that see the query.
+        return embed + (self.rv_embedding(rays) * seen.unsqueeze(-1)).sum(dim=1)
 
     def _token_embed(self, cameras, layout, like):
         """Position embeddings (H * W, C) of BEV cells and (B * V, h, w, C) of camera cells, None where absent."""
@@ -219,8 +228,9 @@ class CmtHead(BaseModule):
             denoising (DenoisingBatch | None): what the first P queries are.
 
         Returns:
-            tuple: ``x`` and ``x_img`` (the same objects), bias (AttentionBias of shape (B, P + Q, F)) or None, RoutingRecord or None. Without AQR, or with
-            only one modality present, there is nothing to route (design section 2.14).
+            tuple: ``x`` and ``x_img`` (the same objects), bias (AttentionBias of shape (B, P + Q, F)) or None,
+            RoutingRecord or None. Without AQR, or with only one modality present, there is nothing to route (design
+            section 2.14).
         """
         if not self.enable_aqr or x is None or x_img is None:
             return x, x_img, None, None

@@ -34,14 +34,16 @@ class SetCriterion(nn.Module):
         """Losses of one batch.
 
         Args:
-            tasks (list[dict]): per task, branches (L, B, Q, channels) and, with denoising, the same names after ``dn_``.
+            tasks (list[dict]): per task, branches (L, B, Q, channels) and, with denoising, the same names after
+                ``dn_``.
             gt_boxes (list[Tensor]): per sample (n, 9), gravity centre, m; velocity may be NaN.
             gt_labels (list[Tensor]): per sample (n,).
             denoising (DenoisingBatch | None): what the denoising queries were made of.
 
         Returns:
-            dict[str, Tensor]: ``loss_cls``, ``loss_bbox`` of the last layer, ``d{i}.`` before those of layer i, and the same
-            for ``dn_loss_``. Without denoising queries the latter are zero, so that every rank logs the same names.
+            dict[str, Tensor]: ``loss_cls``, ``loss_bbox`` of the last layer, ``d{i}.`` before those of layer i, and the
+            same for ``dn_loss_``. Without denoising queries the latter are zero, so that every rank logs the same
+            names.
         """
         num_layers = tasks[0]['cls_logits'].shape[0]
         # Every process takes part in the mean, also one that has nothing to denoise.
@@ -103,7 +105,9 @@ class SetCriterion(nn.Module):
         return loss_cls, self._box_loss(codes[is_matched], targets[is_matched], num_pos)
 
     def _denoising_losses(self, codes, logits, denoising, task, num_noised):
-        """Losses of one task in one layer: (B, P, 10) codes and (B, P, classes) logits against the boxes they were made of."""
+        """Losses of one task in one layer: (B, P, 10) codes and (B, P, classes) logits against the boxes they were made
+        of.
+        """
         place = denoising.sample_index, denoising.slot_index
         avg_factor = max(len(denoising.boxes) * math.pi / 6 * self.dn_split**3, 1)
         loss_cls = self.loss_cls(logits[place], self._task_labels(denoising.noisy_labels, task), avg_factor=avg_factor)

@@ -16,8 +16,8 @@ class CmtDetector(MVXTwoStageDetector):
 
     Args:
         use_grid_mask (bool): mask a random grid of the images in training.
-        train_only (Sequence[str] | None): parameter-name prefixes that stay trainable. Everything else is frozen, BatchNorm
-            statistics included, for example ``['pts_bbox_head.aqr_router']`` to fine-tune the router.
+        train_only (Sequence[str] | None): parameter-name prefixes that stay trainable. Everything else is frozen,
+            BatchNorm statistics included, for example ``['pts_bbox_head.aqr_router']`` to fine-tune the router.
         pts_voxel_layer (dict | None): arguments of mmcv's ``Voxelization`` and ``num_point_features``, the number of
             values per point, which is checked.
         kwargs: see mmdet3d's ``MVXTwoStageDetector``.
@@ -31,8 +31,8 @@ class CmtDetector(MVXTwoStageDetector):
         branches = {name: kwargs.get(name) is not None for name in ('img_backbone', 'pts_backbone')}
         if head.get('enable_aqr') and not all(branches.values()):
             missing = [name for name, present in branches.items() if not present]
-            raise ValueError(f'enable_aqr=True weighs LiDAR against cameras, but the model has no {" and no ".join(missing)}; '
-                             'allowed on models with both')
+            raise ValueError('enable_aqr=True weighs LiDAR against cameras, but the model has no '
+                             f'{" and no ".join(missing)}; allowed on models with both')
         super().__init__(**kwargs)
         if pts_voxel_layer:
             voxel_layer = dict(pts_voxel_layer)
@@ -47,7 +47,8 @@ class CmtDetector(MVXTwoStageDetector):
             self._freeze()
 
     def _freeze(self):
-        """Leave gradients to ``train_only`` alone. In the constructor, before an optimizer or DDP looks at parameters."""
+        """Leave gradients to ``train_only`` alone. In the constructor, before an optimizer or DDP looks at parameters.
+        """
         names = [name for name, _ in self.named_parameters()]
         unknown = [prefix for prefix in self.train_only if not any(_is_below(name, prefix) for name in names)]
         if unknown:
@@ -160,7 +161,8 @@ class CmtDetector(MVXTwoStageDetector):
             ValueError: for more than one augmentation.
         """
         if len(img_metas) != 1:
-            raise ValueError(f'test-time augmentation is not supported: got {len(img_metas)} augmented versions, allowed: 1')
+            raise ValueError(f'test-time augmentation is not supported: got {len(img_metas)} augmented versions, '
+                             'allowed: 1')
         return self.simple_test(points[0] if points else None, img_metas[0], img[0] if img else None, rescale)
 
     def simple_test(self, points, img_metas, img=None, rescale=False):

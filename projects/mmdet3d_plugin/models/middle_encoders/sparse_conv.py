@@ -1,11 +1,10 @@
 """spconv's 3D convolutions, made correct on CPU (design section 8).
 
-spconv 2.3 computes CPU convolutions with a data race (wrong results with more than one thread) and its backward asks for a
-CUDA stream. Its index pairs are right, so on CPU they are used with torch's own gather, matmul and ``index_add``: exact,
-deterministic, differentiable. On CUDA spconv's kernels run as they are.
+spconv 2.3 computes CPU convolutions with a data race (wrong results with more than one thread) and its backward asks
+for a CUDA stream. Its index pairs are right, so on CPU they are used with torch's own gather, matmul and ``index_add``:
+exact, deterministic, differentiable. On CUDA spconv's kernels run as they are.
 """
 import spconv.pytorch as spconv
-import torch
 from mmcv.cnn.bricks.registry import CONV_LAYERS
 from spconv.core import ConvAlgo
 from spconv.cppconstants import CPU_ONLY_BUILD
@@ -19,8 +18,8 @@ class _CpuComputeMixin:
     def forward(self, input):
         if input.features.is_cuda and len(input.features):
             if CPU_ONLY_BUILD:
-                raise RuntimeError('the installed spconv has no CUDA kernels; install spconv-cu126 (or the build for your CUDA) in '
-                                   'its place: pip uninstall spconv cumm, pip install spconv-cu126')
+                raise RuntimeError('the installed spconv has no CUDA kernels; install spconv-cu126 (or the build for '
+                                   'your CUDA) in its place: pip uninstall spconv cumm, pip install spconv-cu126')
             return super().forward(input)
         if self.transposed or self.inverse:
             raise NotImplementedError(f'{type(self).__name__}: only forward sparse convolutions run on CPU')
@@ -59,8 +58,8 @@ class _CpuComputeMixin:
         out = features.new_zeros(len(pairs.out_indices), self.out_channels)
         counts = pairs.indice_pair_num.tolist()
         if self.subm:
-            # A submanifold kernel is symmetric: spconv counts the pairs of the first half and none for the centre, where
-            # every voxel meets itself.
+            # A submanifold kernel is symmetric: spconv counts the pairs of the first half and none for the centre,
+            # where every voxel meets itself.
             half = counts[:len(kernel) // 2]
             counts = half + [0] + half[::-1]
             out = out + features @ kernel[len(kernel) // 2]

@@ -16,7 +16,8 @@ class SparseBN1d(nn.BatchNorm1d):
     def forward(self, x):
         if len(x) > 1 or not self.training:
             return super().forward(x)
-        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0,
+                                        self.eps)
 
 
 @MIDDLE_ENCODERS.register_module(force=True)
@@ -33,7 +34,8 @@ class SparseEncoder(_SparseEncoder):
     def __init__(self, *args, norm_cfg=None, **kwargs):
         norm_cfg = dict(norm_cfg or dict(type='BN1d', eps=1e-3, momentum=0.01))
         if norm_cfg.get('type') not in ('BN1d', 'SparseBN1d'):
-            raise ValueError(f'norm_cfg of SparseEncoder must be BN1d, which is made safe for empty clouds, got {norm_cfg}')
+            raise ValueError('norm_cfg of SparseEncoder must be BN1d, which is made safe for empty clouds, got '
+                             f'{norm_cfg}')
         norm_cfg['type'] = 'SparseBN1d'
         super().__init__(*args, norm_cfg=norm_cfg, **kwargs)
 

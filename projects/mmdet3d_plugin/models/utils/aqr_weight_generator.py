@@ -18,8 +18,8 @@ def window_offsets(window, device):
 class WindowAttention(nn.Module):
     """Each query attends to the feature cells around its projections (LAM, design section 6).
 
-    Windows are gathered, (P, window ** 2) keys for P (query, view) pairs; no (Q, tokens) mask is ever built. A query seen by
-    several views attends to all their windows in one softmax; one that is seen by none gets zeros.
+    Windows are gathered, (P, window ** 2) keys for P (query, view) pairs; no (Q, tokens) mask is ever built. A query
+    seen by several views attends to all their windows in one softmax; one that is seen by none gets zeros.
 
     Args:
         embed_dims (int): channels C of queries and tokens.
@@ -60,7 +60,8 @@ class WindowAttention(nn.Module):
         token = torch.where(inside, token, torch.zeros_like(token))  # masked below
 
         flat = features.flatten(0, 3)  # (B * V * h * w, C)
-        keys, values = (layer(flat)[token].unflatten(-1, (heads, -1)) for layer in (self.key, self.value))  # (P, n, heads, d)
+        # (P, n, heads, d)
+        keys, values = (layer(flat)[token].unflatten(-1, (heads, -1)) for layer in (self.key, self.value))
         owner = sample * num_query + query_index  # (P,)
         queries = self.query(query).flatten(0, 1)[owner].unflatten(-1, (heads, -1))  # (P, heads, d)
         scores = torch.einsum('phd,pnhd->phn', queries, keys) / math.sqrt(keys.shape[-1]) + self.relative_position
@@ -81,8 +82,9 @@ class WindowAttention(nn.Module):
 class AQRWeightGenerator(BaseModule):
     """Adaptive query router: how far each query should trust each sensor (after MoME, Park et al., CVPR 2025).
 
-    Two window attentions gather what LiDAR and cameras have to offer at the query's place; an MLP turns query and evidence into
-    two logits. Its last layer starts at zero, so a fresh router gives weights of exactly 0.5, which is neutral.
+    Two window attentions gather what LiDAR and cameras have to offer at the query's place; an MLP turns query and
+    evidence into two logits. Its last layer starts at zero, so a fresh router gives weights of exactly 0.5, which is
+    neutral.
 
     Args:
         embed_dims (int): channels C of queries and tokens.
@@ -130,12 +132,14 @@ class AQRWeightGenerator(BaseModule):
             layout (TokenLayout): of ``x`` and ``x_img``.
 
         Returns:
-            tuple[Tensor, Tensor, QueryProjections]: LiDAR and camera weights (B, Q) in [0, 1], float32, and the projections.
+            tuple[Tensor, Tensor, QueryProjections]: LiDAR and camera weights (B, Q) in [0, 1], float32, and the
+            projections.
         """
         batch = query_embed.shape[0]
         projections = project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout)
         width = layout.bev_shape[1]
-        bev_cells = torch.stack([projections.pts_idx.div(width, rounding_mode='floor'), projections.pts_idx % width], dim=-1)
+        bev_cells = torch.stack([projections.pts_idx.div(width, rounding_mode='floor'), projections.pts_idx % width],
+                                dim=-1)
         lidar = self.lidar_attention(query_embed, x.permute(0, 2, 3, 1).unsqueeze(1), bev_cells.unsqueeze(2),
                                      (projections.pts_idx >= 0).unsqueeze(2))
         camera = self.camera_attention(query_embed, x_img.unflatten(0, (batch, -1)).permute(0, 1, 3, 4, 2),

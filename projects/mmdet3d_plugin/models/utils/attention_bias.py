@@ -8,11 +8,13 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class AttentionBias:
-    """Additive bias that is constant on each segment of the keys, or fades around a cell of it (design sections 1 and 5).
+    """Additive bias that is constant on each segment of the keys, or fades around a cell of it (design sections
+    1 and 5).
 
-    The keys are S segments one after the other, each a map of cells, row-major: the BEV map and the camera views. On segment s
-    the bias of a query is ``values[s]`` everywhere or, with windows, ``values[s] * max(0, 1 - dist / (window[s] / 2))``
-    with dist the Euclidean distance in cells to ``cells[s]``, and 0 where the segment does not see the query.
+    The keys are S segments one after the other, each a map of cells, row-major: the BEV map and the camera views. On
+    segment s the bias of a query is ``values[s]`` everywhere or, with windows,
+    ``values[s] * max(0, 1 - dist / (window[s] / 2))`` with dist the Euclidean distance in cells to ``cells[s]``, and 0
+    where the segment does not see the query.
 
     Attributes:
         values: (B, Q, S), or (B, heads, Q, S) for a bias of its own per head; the only part with a gradient.
@@ -36,16 +38,18 @@ class AttentionBias:
                              f'{tuple(self.values.shape)}')
         parts = {name: getattr(self, name) is not None for name in ('cells', 'seen', 'windows')}
         if len(set(parts.values())) != 1:
-            raise ValueError(f'cells, seen and windows go together, got {[name for name, given in parts.items() if given]}')
+            raise ValueError('cells, seen and windows go together, got '
+                             f'{[name for name, given in parts.items() if given]}')
         if self.is_local:
             batch_query = (self.values.shape[0], self.values.shape[-2])
             expected = dict(cells=(*batch_query, len(self.shapes), 2), seen=(*batch_query, len(self.shapes)))
             for name, shape in expected.items():
                 if tuple(getattr(self, name).shape) != shape:
                     raise ValueError(f'{name} must be {shape}, got {tuple(getattr(self, name).shape)}')
-            if len(self.windows) != len(self.shapes) or any(w is not None and (w < 1 or w % 2 == 0) for w in self.windows):
-                raise ValueError(f'windows must hold an odd size >= 1 or None for each of {len(self.shapes)} segments, got '
-                                 f'{self.windows}')
+            if len(self.windows) != len(self.shapes) or any(w is not None and (w < 1 or w % 2 == 0)
+                                                            for w in self.windows):
+                raise ValueError(f'windows must hold an odd size >= 1 or None for each of {len(self.shapes)} '
+                                 f'segments, got {self.windows}')
 
     @property
     def is_local(self):

@@ -24,12 +24,13 @@ class AttentionBiasGenerator(nn.Module):
         pers_feature_shape (tuple[int, int, int]): default (V, h, w) of the camera features.
         bias_strength (float): alpha >= 0; 0 switches the bias off. Recommended: 1 to 10.
         use_local_bias (bool): windows instead of whole modalities.
-        local_window_size (int | dict): odd window size in cells, or ``dict(lidar=.., camera=..)``. Recommended: 5 to 25.
+        local_window_size (int | dict): odd window size in cells, or ``dict(lidar=.., camera=..)``. Recommended: 5 to
+            25.
         per_view (bool): in global mode, the camera bias applies only to the views that see the query.
 
     Raises:
-        ValueError: for a strength that is negative or not finite, a window that is not an odd integer >= 1, or ``per_view`` beside
-            ``use_local_bias``, whose windows are per view anyway.
+        ValueError: for a strength that is negative or not finite, a window that is not an odd integer >= 1, or
+            ``per_view`` beside ``use_local_bias``, whose windows are per view anyway.
     """
 
     def __init__(self, bev_feature_shape=(180, 180), pers_feature_shape=(6, 40, 100), bias_strength=5.0,
@@ -39,7 +40,8 @@ class AttentionBiasGenerator(nn.Module):
             if not isinstance(flag, bool):
                 raise TypeError(f'{name} must be True or False, got {flag!r}')
         if per_view and use_local_bias:
-            raise ValueError('per_view=True is for global mode; local windows lie only in views that see the query anyway')
+            raise ValueError('per_view=True is for global mode; local windows lie only in views that see the query '
+                             'anyway')
         self.bev_feature_shape = tuple(bev_feature_shape)
         self.pers_feature_shape = tuple(pers_feature_shape)
         self.bias_strength = check_bias_strength(bias_strength)
@@ -55,7 +57,9 @@ class AttentionBiasGenerator(nn.Module):
 
     def forward(self, lidar_weights, camera_weights, pts_idx=None, pts_pers_idx=None, pts_pers_valid=None,
                 bev_feature_shape=None, pers_feature_shape=None):
-        """Dense bias (B, Q, F) in [-bias_strength, bias_strength], F = H * W + V * h * w; arguments as in :meth:`compact`."""
+        """Dense bias (B, Q, F) in [-bias_strength, bias_strength], F = H * W + V * h * w; arguments as in
+        :meth:`compact`.
+        """
         return self.compact(lidar_weights, camera_weights, pts_idx, pts_pers_idx, pts_pers_valid, bev_feature_shape,
                             pers_feature_shape).dense()
 
@@ -65,8 +69,8 @@ class AttentionBiasGenerator(nn.Module):
 
         Args:
             lidar_weights, camera_weights (Tensor): (B, Q) in [0, 1].
-            pts_idx (Tensor | None): (B, Q) integer, row * W + col, -1 for queries outside the map. Local mode without it
-                falls back to global mode.
+            pts_idx (Tensor | None): (B, Q) integer, row * W + col, -1 for queries outside the map. Local mode without
+                it falls back to global mode.
             pts_pers_idx (Tensor | None): (B, Q, V, 2) integer (row, col) per view with ``pts_pers_valid``, or (B, Q, 3)
                 (view, row, col) with view -1 for none. Without it the camera bias of local mode is global.
             pts_pers_valid (Tensor | None): (B, Q, V) bool, goes with the per-view form.
@@ -76,8 +80,8 @@ class AttentionBiasGenerator(nn.Module):
             AttentionBias
 
         Raises:
-            ValueError: for weights outside [0, 1], indices outside the maps, or shapes that do not match; with ``per_view`` also
-                if ``pts_pers_idx`` is missing.
+            ValueError: for weights outside [0, 1], indices outside the maps, or shapes that do not match; with
+                ``per_view`` also if ``pts_pers_idx`` is missing.
             TypeError: for indices that are not integers.
         """
         bev_shape = tuple(bev_feature_shape or self.bev_feature_shape)
@@ -85,7 +89,8 @@ class AttentionBiasGenerator(nn.Module):
             raise ValueError('pts_pers_valid goes with pts_pers_idx, which is missing')
         view_shape = views, height, width = tuple(pers_feature_shape or self.pers_feature_shape)
         self._check_weights(lidar_weights, camera_weights)
-        lidar, camera = (self.weight_to_bias(weights).unsqueeze(-1) for weights in (lidar_weights, camera_weights))  # (B, Q, 1)
+        # (B, Q, 1)
+        lidar, camera = (self.weight_to_bias(weights).unsqueeze(-1) for weights in (lidar_weights, camera_weights))
         local = self.use_local_bias and pts_idx is not None
         if not local and not self.per_view:
             return AttentionBias(torch.cat([lidar, camera], dim=-1), (bev_shape, (views * height, width)))
@@ -101,10 +106,11 @@ class AttentionBiasGenerator(nn.Module):
         windows = (self.local_window_size['lidar'], ) + (self.local_window_size['camera'], ) * views
         values = torch.cat([lidar, camera.expand(-1, -1, views)], dim=-1)  # (B, Q, 1 + V)
         if pts_pers_idx is None:
-            view_cells, view_seen = (x.expand(-1, -1, views, *x.shape[3:]) for x in (bev_cells, bev_seen))  # not looked at
+            # not looked at
+            view_cells, view_seen = (x.expand(-1, -1, views, *x.shape[3:]) for x in (bev_cells, bev_seen))
             windows = (self.local_window_size['lidar'], ) + (None, ) * views
-        return AttentionBias(values, shapes, torch.cat([bev_cells, view_cells], dim=2), torch.cat([bev_seen, view_seen], dim=2),
-                             windows)
+        return AttentionBias(values, shapes, torch.cat([bev_cells, view_cells], dim=2),
+                             torch.cat([bev_seen, view_seen], dim=2), windows)
 
     def weight_to_bias(self, weights):
         """Weights in [0, 1] -> bias in [-bias_strength, bias_strength], 0.5 -> 0."""
@@ -118,7 +124,8 @@ class AttentionBiasGenerator(nn.Module):
         for name, weights in zip(_MODALITIES, (lidar_weights, camera_weights)):
             if not ((weights >= 0) & (weights <= 1)).all():
                 raise ValueError(f'{name}_weights must lie in [0, 1], got values from {weights.min().item()} to '
-                                 f'{weights.max().item()} (NaN: the queries or features that were routed are not finite)')
+                                 f'{weights.max().item()} (NaN: the queries or features that were routed are not '
+                                 'finite)')
 
     @staticmethod
     def _bev_windows(pts_idx, bev_shape, batch_query):
@@ -127,8 +134,8 @@ class AttentionBiasGenerator(nn.Module):
         _check_indices('pts_idx', pts_idx, batch_query)
         pts_idx = pts_idx.long()
         if ((pts_idx < -1) | (pts_idx >= height * width)).any():
-            raise ValueError(f'pts_idx must be -1 or in [0, {height * width}) for a BEV map of {height}x{width}, got values '
-                             f'from {pts_idx.min().item()} to {pts_idx.max().item()}')
+            raise ValueError(f'pts_idx must be -1 or in [0, {height * width}) for a BEV map of {height}x{width}, got '
+                             f'values from {pts_idx.min().item()} to {pts_idx.max().item()}')
         cells = torch.stack([pts_idx.div(width, rounding_mode='floor'), pts_idx % width], dim=-1)
         return cells.unsqueeze(2), (pts_idx >= 0).unsqueeze(2)
 
@@ -139,8 +146,8 @@ class AttentionBiasGenerator(nn.Module):
         if pts_pers_idx.dim() == 3:
             _check_indices('pts_pers_idx', pts_pers_idx, (*batch_query, 3))
             if pts_pers_valid is not None:
-                raise ValueError('pts_pers_valid goes with pts_pers_idx of shape (B, Q, V, 2); the form (B, Q, 3) marks unseen '
-                                 'queries by view -1')
+                raise ValueError('pts_pers_valid goes with pts_pers_idx of shape (B, Q, V, 2); the form (B, Q, 3) '
+                                 'marks unseen queries by view -1')
             view = pts_pers_idx[..., :1]  # (B, Q, 1)
             if ((view < -1) | (view >= views)).any():
                 raise ValueError(f'pts_pers_idx: view must be -1 or in [0, {views})')
@@ -149,12 +156,14 @@ class AttentionBiasGenerator(nn.Module):
         else:
             _check_indices('pts_pers_idx', pts_pers_idx, (*batch_query, views, 2))
             if pts_pers_valid is None or pts_pers_valid.shape != (*batch_query, views):
-                raise ValueError(f'pts_pers_valid must be a bool tensor {(*batch_query, views)} beside pts_pers_idx of shape '
-                                 f'(B, Q, V, 2), got {None if pts_pers_valid is None else tuple(pts_pers_valid.shape)}')
+                raise ValueError(f'pts_pers_valid must be a bool tensor {(*batch_query, views)} beside pts_pers_idx '
+                                 'of shape (B, Q, V, 2), got '
+                                 f'{None if pts_pers_valid is None else tuple(pts_pers_valid.shape)}')
             cells, seen = pts_pers_idx, pts_pers_valid.bool()
         row, col = cells.unbind(-1)
         if (seen & ((row < 0) | (row >= height) | (col < 0) | (col >= width))).any():
-            raise ValueError(f'pts_pers_idx: a (row, col) of a query that is seen lies outside the {height}x{width} feature map')
+            raise ValueError(f'pts_pers_idx: a (row, col) of a query that is seen lies outside the {height}x{width} '
+                             'feature map')
         return cells, seen
 
     def extra_repr(self):

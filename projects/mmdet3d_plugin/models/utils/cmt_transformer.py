@@ -43,7 +43,8 @@ class CmtTransformer(BaseModule):
             rv_pos_embed (Tensor | None): (B * V, h, w, C).
             attn_masks (Tensor | list | None): a tensor is the denoising mask (Q, Q) of self-attention; a list holds one
                 mask or None per attention, in the order of the layer's operations.
-            aqr_attention_bias (AttentionBias | Tensor | None): (B, Q, F), added to the cross-attention scores of every layer.
+            aqr_attention_bias (AttentionBias | Tensor | None): (B, Q, F), added to the cross-attention scores of every
+                layer.
             reg_branch: must be None; CMT does not refine boxes between layers.
 
         Returns:
@@ -67,8 +68,8 @@ class CmtTransformer(BaseModule):
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
         masks = self._slot_masks(attn_masks, aqr_attention_bias, (batch, query_embed.shape[1], layout.num_tokens))
         out = self.decoder(
-            query=torch.zeros_like(query_pos), key=memory, value=memory, query_pos=query_pos, key_pos=torch.cat(positions),
-            attn_masks=masks)
+            query=torch.zeros_like(query_pos), key=memory, value=memory, query_pos=query_pos,
+            key_pos=torch.cat(positions), attn_masks=masks)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
     def _slot_masks(self, attn_masks, bias, shape):
@@ -81,7 +82,8 @@ class CmtTransformer(BaseModule):
             masks[self_slot] = attn_masks
         elif isinstance(attn_masks, (list, tuple)):
             if len(attn_masks) != 2:
-                raise ValueError(f'attn_masks: a list needs one entry per attention of a layer (2), got {len(attn_masks)}')
+                raise ValueError('attn_masks: a list needs one entry per attention of a layer (2), got '
+                                 f'{len(attn_masks)}')
             masks = list(attn_masks)
         else:
             raise TypeError('attn_masks must be None, a tensor (denoising mask) or a list of two masks, got '
@@ -99,7 +101,8 @@ class CmtTransformer(BaseModule):
             raise ValueError(f'attn_masks: the self-attention mask must end in {(num_query, num_query)}, got '
                              f'{tuple(masks[self_slot].shape)}')
         if bias is not None:
-            if not isinstance(bias, AttentionBias) and not (isinstance(bias, torch.Tensor) and bias.is_floating_point()):
+            if not isinstance(bias, AttentionBias) and not (isinstance(bias, torch.Tensor)
+                                                            and bias.is_floating_point()):
                 raise TypeError('aqr_attention_bias must be an AttentionBias or a floating-point tensor, got '
                                 f'{getattr(bias, "dtype", type(bias).__name__)}')
             if (bias.shape[0], *bias.shape[-2:]) != shape or (isinstance(bias, torch.Tensor) and bias.dim() != 3):

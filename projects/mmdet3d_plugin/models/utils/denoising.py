@@ -10,8 +10,8 @@ from .geometry import to_unit_range
 class DenoisingBatch:
     """Noised ground truth of one batch, laid out as queries in front of the learned ones.
 
-    With G groups and S = the largest number of boxes of a sample there are P = G * S slots per sample; each of the N boxes of
-    the batch appears once per group.
+    With G groups and S = the largest number of boxes of a sample there are P = G * S slots per sample; each of the N
+    boxes of the batch appears once per group.
 
     Attributes:
         reference_points: (B, P, 3) noised centres, fractions of the range; zero in slots without a box.

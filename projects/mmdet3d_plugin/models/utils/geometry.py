@@ -75,7 +75,8 @@ def project_to_views(points, lidar2img):
         lidar2img (Tensor): (B, V, 4, 4).
 
     Returns:
-        tuple[Tensor, Tensor]: pixels (B, V, Q, 2) as (u, v) and depth (B, V, Q) in m; pixels mean nothing where depth <= 0.
+        tuple[Tensor, Tensor]: pixels (B, V, Q, 2) as (u, v) and depth (B, V, Q) in m; pixels mean nothing where
+        depth <= 0.
     """
     homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).to(lidar2img.dtype)
     projected = torch.einsum('bvij,bqj->bvqi', lidar2img, homogeneous)  # (B, V, Q, 4)
@@ -115,8 +116,8 @@ def view_cells(pixels, depth, image_size, feature_size):
         feature_size (tuple[int, int]): (h, w) of the feature map.
 
     Returns:
-        tuple[Tensor, Tensor]: (B, Q, V, 2) int64 (row, col), -1 where unseen, and (B, Q, V) bool: seen, that is in front of
-        the camera and inside its image.
+        tuple[Tensor, Tensor]: (B, Q, V, 2) int64 (row, col), -1 where unseen, and (B, Q, V) bool: seen, that is in
+        front of the camera and inside its image.
     """
     (image_h, image_w), (h, w) = image_size, feature_size
     u, v = pixels.unbind(-1)

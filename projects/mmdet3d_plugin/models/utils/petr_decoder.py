@@ -21,7 +21,8 @@ class PETRTransformerDecoderLayer(BaseTransformerLayer):
         super().__init__(*args, operation_order=operation_order, **kwargs)
         attentions = sorted(op for op in operation_order if op.endswith('attn'))
         if attentions != ['cross_attn', 'self_attn']:
-            raise ValueError("operation_order must hold one 'self_attn' and one 'cross_attn', got " f'{operation_order}')
+            raise ValueError("operation_order must hold one 'self_attn' and one 'cross_attn', got "
+                             f'{operation_order}')
         self.with_cp = with_cp
 
     def forward(self, *args, **kwargs):
@@ -44,7 +45,8 @@ class PETRTransformerDecoder(TransformerLayerSequence):
         super().__init__(*args, **kwargs)
         orders = {tuple(layer.operation_order) for layer in self.layers}
         if len(orders) != 1:
-            raise ValueError(f'all layers need one operation_order, since masks are handed to all alike; got {sorted(orders)}')
+            raise ValueError('all layers need one operation_order, since masks are handed to all alike; got '
+                             f'{sorted(orders)}')
         self.return_intermediate = return_intermediate
         if post_norm_cfg == 'default':
             post_norm_cfg = dict(type='LN')

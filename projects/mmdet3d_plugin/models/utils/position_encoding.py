@@ -36,8 +36,8 @@ def bev_cell_centers(bev_shape, like):
 
     The map is taken to span the whole range, as published checkpoints were trained (design section 2.10).
     """
-    y, x = torch.meshgrid(*[(torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) / size for size in bev_shape],
-                          indexing='ij')
+    y, x = torch.meshgrid(*[(torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) / size
+                            for size in bev_shape], indexing='ij')
     return torch.stack([x, y], dim=-1).flatten(0, 1)  # (H * W, 2)
 
 

@@ -65,7 +65,8 @@ def project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout
     points = from_unit_range(reference_points.float(), pc_range)
     lidar2img, _ = lidar_to_image_matrices(img_metas, like=points)
     if lidar2img.shape[1] != layout.view_shape[0]:
-        raise ValueError(f'img_metas: lidar2img has {lidar2img.shape[1]} views, the camera features {layout.view_shape[0]}')
+        raise ValueError(f'img_metas: lidar2img has {lidar2img.shape[1]} views, the camera features '
+                         f'{layout.view_shape[0]}')
     pixels, depth = project_to_views(points, lidar2img)
     cells, seen = view_cells(pixels, depth, padded_image_size(img_metas), layout.view_shape[1:])
     return QueryProjections(bev_cells(points, pc_range, bev_cell_size, layout.bev_shape), cells, seen)

@@ -8,7 +8,8 @@ from mmcv.cnn.bricks.registry import ATTENTION
 
 from projects.mmdet3d_plugin.models.utils.attention import petr_attention
 from projects.mmdet3d_plugin.models.utils.attention.petr_attention import (PETRMultiheadAttention,
-                                                                           PETRMultiheadFlashAttention, ScaledDotProductMHA)
+                                                                           PETRMultiheadFlashAttention,
+                                                                           ScaledDotProductMHA)
 from projects.mmdet3d_plugin.models.utils.attention_bias import AttentionBias
 
 BATCH, QUERIES, KEYS, DIMS, HEADS = 2, 3, 8, 8, 2
@@ -24,8 +25,8 @@ def data():
 
 def bias(local=False, heads=(), scale=3.0):
     values = torch.randn(BATCH, *heads, QUERIES, 2, generator=torch.Generator().manual_seed(1)) * scale
-    where = (torch.zeros(BATCH, QUERIES, 2, 2, dtype=torch.long), torch.ones(BATCH, QUERIES, 2, dtype=torch.bool), (1, 1)) if local \
-        else ()
+    where = (torch.zeros(BATCH, QUERIES, 2, 2, dtype=torch.long), torch.ones(BATCH, QUERIES, 2, dtype=torch.bool),
+             (1, 1)) if local else ()
     return AttentionBias(values, ((2, 2), (1, 4)), *where)
 
 
@@ -48,7 +49,8 @@ def build(cls, **kwargs):
 def test_every_forward_argument_matters(cls):
     module, base = build(cls), data()
     expected = module(**base)
-    changes = {name: value + 0.5 * torch.randn(value.shape, generator=torch.Generator().manual_seed(3)) for name, value in base.items()}
+    changes = {name: value + 0.5 * torch.randn(value.shape, generator=torch.Generator().manual_seed(3))
+               for name, value in base.items()}
     padding = torch.zeros(BATCH, KEYS, dtype=torch.bool)
     padding[:, 2:] = True
     changes['key_padding_mask'] = padding
@@ -72,9 +74,9 @@ def test_a_compact_bias_equals_its_dense_form(cls, kind):
 
 
 FLASH_ARGUMENTS = dict(
-    embed_dims=dict(embed_dims=16), num_heads=dict(num_heads=4), attn_drop=dict(attn_drop=0.9), proj_drop=dict(proj_drop=0.9),
-    dropout_layer=dict(dropout_layer=dict(type='Dropout', drop_prob=0.9)), dropout=dict(dropout=0.9),
-    batch_first=dict(batch_first=True), bias=dict(bias=False))
+    embed_dims=dict(embed_dims=16), num_heads=dict(num_heads=4), attn_drop=dict(attn_drop=0.9),
+    proj_drop=dict(proj_drop=0.9), dropout_layer=dict(dropout_layer=dict(type='Dropout', drop_prob=0.9)),
+    dropout=dict(dropout=0.9), batch_first=dict(batch_first=True), bias=dict(bias=False))
 
 
 def test_every_constructor_argument_of_the_flash_class_matters():
@@ -114,7 +116,7 @@ class TestImplementations:
         return module(**data(), attn_mask=mask, **kwargs)
 
     @pytest.mark.parametrize('kind', ['global bias', 'local bias', 'bias per head'])
-    def test_dense_fused_and_auto_agree(self, kind, monkeypatch):
+    def test_dense_fused_and_auto_agree(self, kind):
         mask = masks()[kind]
         dense, fused, auto = (self.run(impl, mask) for impl in ('dense', 'fused', 'auto'))
         torch.testing.assert_close(fused, dense, rtol=1e-5, atol=1e-6)
@@ -138,7 +140,6 @@ class TestImplementations:
             self.run('fused', **kwargs)
 
     def test_auto_takes_dense_there_and_says_so_once(self, monkeypatch):
-
         petr_attention._log_once.cache_clear()
         messages = []
         monkeypatch.setattr(petr_attention, 'get_logger', lambda name: types.SimpleNamespace(

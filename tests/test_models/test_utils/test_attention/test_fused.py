@@ -15,10 +15,13 @@ HEADS, DIMS = 2, 8
 
 @st.composite
 def biases(draw, local=None):
-    """Random biases with the extremes in it: alpha 10, all suppressed, one token in a segment, unseen queries, border windows."""
+    """Random biases with the extremes in it: alpha 10, all suppressed, one token in a segment, unseen queries, border
+    windows.
+    """
     local = draw(st.booleans()) if local is None else local
     batch, num_query = draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 5, 33]))
-    shapes = tuple(draw(st.lists(st.tuples(st.integers(0 if local else 1, 9), st.integers(1, 9)), min_size=1, max_size=4)))
+    shapes = tuple(draw(st.lists(st.tuples(st.integers(0 if local else 1, 9), st.integers(1, 9)), min_size=1,
+                                 max_size=4)))
     if not sum(h * w for h, w in shapes):
         shapes = ((1, 1), *shapes[1:])
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -33,10 +36,12 @@ def biases(draw, local=None):
         return AttentionBias(values, shapes), generator
     seen = torch.rand(batch, num_query, len(shapes), generator=generator) < draw(st.sampled_from([0.0, 0.5, 1.0]))
     cells = torch.stack([torch.stack([torch.randint(max(h, 1), (batch, num_query), generator=generator),
-                                      torch.randint(w, (batch, num_query), generator=generator)], dim=-1) for h, w in shapes], dim=2)
+                                      torch.randint(w, (batch, num_query), generator=generator)], dim=-1)
+                         for h, w in shapes], dim=2)
     seen &= torch.tensor([h > 0 for h, _ in shapes])
     windows = tuple(draw(st.sampled_from([1, 3, 5, 15])) for _ in shapes)
-    return AttentionBias(values, shapes, torch.where(seen.unsqueeze(-1), cells, -torch.ones_like(cells)), seen, windows), generator
+    return AttentionBias(values, shapes, torch.where(seen.unsqueeze(-1), cells, -torch.ones_like(cells)), seen,
+                         windows), generator
 
 
 def tensors(bias, generator, dtype=torch.float64):
@@ -52,7 +57,8 @@ def with_values(bias, values):
 def loop_dense(bias):
     """The definition, key by key."""
     out = torch.zeros(bias.shape, dtype=bias.values.dtype)
-    for index in torch.cartesian_prod(*map(torch.arange, bias.values.shape[:-1])).view(-1, bias.values.dim() - 1).tolist():
+    for index in torch.cartesian_prod(*map(torch.arange, bias.values.shape[:-1])).view(
+            -1, bias.values.dim() - 1).tolist():
         b, q = index[0], index[-1]
         token = 0
         for segment, (height, width) in enumerate(bias.shapes):
@@ -97,7 +103,8 @@ def assert_equal_to_reference(function, bias, generator, dtype, tolerance):
     # One scale for all: a gradient that cancels to zero (a single key) still carries the rounding of its terms.
     scale = max(want.abs().max().item() for want in expected)
     for name, got, want in zip(('out', 'dq', 'dk', 'dv', 'dvalues'), found, expected):
-        assert (got.double() - want).abs().max().item() <= tolerance * scale, f'{name}: {(got - want).abs().max()} of {scale}'
+        assert (got.double() - want).abs().max().item() <= tolerance * scale, (
+            f'{name}: {(got - want).abs().max()} of {scale}')
 
 
 @given(biases())
@@ -129,8 +136,8 @@ def test_gradcheck(case):
         return
     inputs = tensors(bias, generator)
     values = bias.values.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda q, k, v, x: fused.fused_attention(q, k, v, with_values(bias, x)), (*inputs, values),
-                                    atol=1e-5)
+    assert torch.autograd.gradcheck(lambda q, k, v, x: fused.fused_attention(q, k, v, with_values(bias, x)),
+                                    (*inputs, values), atol=1e-5)
 
 
 def test_plan_is_made_once_and_shared_by_layers(monkeypatch):
@@ -162,14 +169,16 @@ def test_bad_bias():
         AttentionBias(torch.zeros(1, 2, 1), ((1, 1), ), cells[:, :1], seen, (3, ))
 
 
-@pytest.mark.parametrize('shape, tokens', [((1, 3, 2), (4, 4)), ((2, 1, 2), (4, 4)), ((2, 3, 2), (4, 2)), ((2, 3, 2), (4, 9)),
-                                           ((2, 5, 3, 2), (4, 4))])
+@pytest.mark.parametrize('shape, tokens',
+                         [((1, 3, 2), (4, 4)), ((2, 1, 2), (4, 4)), ((2, 3, 2), (4, 2)), ((2, 3, 2), (4, 9)),
+                          ((2, 5, 3, 2), (4, 4))])
 @pytest.mark.parametrize('local', [False, True])
 def test_a_bias_that_does_not_fit_raises(shape, tokens, local):
     """Batch, queries, heads or number of keys: nothing is broadcast or cut."""
     shapes = tuple((1, n) for n in tokens)
     batch_query = (shape[0], shape[-2])
-    where = (torch.zeros(*batch_query, 2, 2, dtype=torch.long), torch.ones(*batch_query, 2, dtype=torch.bool), (3, 3)) if local else ()
+    where = (torch.zeros(*batch_query, 2, 2, dtype=torch.long), torch.ones(*batch_query, 2, dtype=torch.bool),
+             (3, 3)) if local else ()
     query, key = torch.randn(2, HEADS, 3, DIMS), torch.randn(2, HEADS, 8, DIMS)
     with pytest.raises(ValueError, match='bias must be'):
         fused.fused_attention(query, key, key, AttentionBias(torch.zeros(shape), shapes, *where))

@@ -20,7 +20,8 @@ def oracle(module, query, key, value, bias):
 
 
 def make_mask(kind, batch, heads, num_query, num_keys, generator):
-    shape = {'2d': (num_query, num_keys), '3d': (batch, num_query, num_keys), 'heads': (batch * heads, num_query, num_keys)}
+    shape = {'2d': (num_query, num_keys), '3d': (batch, num_query, num_keys),
+             'heads': (batch * heads, num_query, num_keys)}
     form, is_bool = kind
     values = torch.randn(shape[form], dtype=torch.float64, generator=generator) * 3
     if is_bool:
@@ -53,7 +54,8 @@ def test_equals_reference(name, batch, num_query, num_keys, kind, batch_first, s
                        attn_mask=mask))
     torch.testing.assert_close(out, expected)
     inputs = (query, key, value, query_pos, key_pos)
-    for grad, want in zip(torch.autograd.grad(out.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs)):
+    for grad, want in zip(torch.autograd.grad(out.square().sum(), inputs),
+                          torch.autograd.grad(expected.square().sum(), inputs)):
         torch.testing.assert_close(grad, want)
 
 

@@ -72,5 +72,6 @@ class HungarianAssigner3D(BaseAssigner):
         cost = self.cls_cost(cls_pred, gt_labels)
         cost = cost + self.reg_cost(bbox_pred[:, :_NUM_MATCHED_CODES], gt_codes[:, :_NUM_MATCHED_CODES])
         if not torch.isfinite(cost).all():
-            raise ValueError('matching cost is not finite: predictions have diverged or a ground-truth box has a size <= 0')
+            raise ValueError('matching cost is not finite: predictions have diverged or a ground-truth box has a size '
+                             '<= 0')
         return cost.cpu().numpy()

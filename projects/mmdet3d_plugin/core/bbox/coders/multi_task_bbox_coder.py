@@ -39,11 +39,12 @@ class MultiTaskBBoxCoder(BaseBBoxCoder):
         """Boxes of the last decoder layer.
 
         Args:
-            preds_dicts (Sequence[list[dict]]): per task, level 0: center (L, B, Q, 2), height (L, B, Q, 1), dim (L, B, Q, 3),
-                rot (L, B, Q, 2), vel (L, B, Q, 2), cls_logits (L, B, Q, classes of the task).
+            preds_dicts (Sequence[list[dict]]): per task, level 0: center (L, B, Q, 2), height (L, B, Q, 1),
+                dim (L, B, Q, 3), rot (L, B, Q, 2), vel (L, B, Q, 2), cls_logits (L, B, Q, classes of the task).
 
         Returns:
-            list[dict]: per sample ``bboxes`` (N, 9) with gravity centre, ``scores`` (N,), ``labels`` (N,), N <= max_num.
+            list[dict]: per sample ``bboxes`` (N, 9) with gravity centre, ``scores`` (N,), ``labels`` (N,),
+            N <= max_num.
 
         Raises:
             ValueError: if the tasks' classes do not add up to ``num_classes``.
@@ -53,7 +54,8 @@ class MultiTaskBBoxCoder(BaseBBoxCoder):
         logits = [task['cls_logits'][-1] for task in tasks]
         task_of_class = torch.cat([torch.full((logit.shape[-1], ), index) for index, logit in enumerate(logits)])
         if len(task_of_class) != self.num_classes:
-            raise ValueError(f'num_classes is {self.num_classes}, but the task heads predict {len(task_of_class)} classes')
+            raise ValueError(f'num_classes is {self.num_classes}, but the task heads predict {len(task_of_class)} '
+                             'classes')
         scores = torch.cat(logits, dim=-1).sigmoid()  # (B, Q, C)
         task_of_class = task_of_class.to(scores.device)
         return [self._decode_single(*sample, task_of_class) for sample in zip(scores, codes)]

@@ -1,8 +1,10 @@
-"""Exact biased attention without a (Q, F) bias: flash attention per tile of keys, merged by log-sum-exp (design section 5).
+"""Exact biased attention without a (Q, F) bias: flash attention per tile of keys, merged by log-sum-exp
+(design section 5).
 
-Softmax over all keys is the mixture of softmaxes over tiles of keys, weighted by their log-sum-exps. A bias that is constant on a
-tile only shifts the tile's log-sum-exp, so the kernel never sees it. A windowed bias touches few (query, tile) pairs; these alone
-get a mask, shared by all heads. Given the merged output and log-sum-exp, the flash backward of every tile is exact.
+Softmax over all keys is the mixture of softmaxes over tiles of keys, weighted by their log-sum-exps. A bias that is
+constant on a tile only shifts the tile's log-sum-exp, so the kernel never sees it. A windowed bias touches few (query,
+tile) pairs; these alone get a mask, shared by all heads. Given the merged output and log-sum-exp, the flash backward of
+every tile is exact.
 """
 import math
 import weakref
@@ -38,7 +40,8 @@ def fused_attention(query, key, value, bias):
     batch, heads, num_query, _ = query.shape
     allowed = (batch, num_query, key.shape[2]), (batch, heads, num_query, key.shape[2])
     if tuple(bias.shape) not in allowed:
-        raise ValueError(f'bias must be (B, Q, F) or (B, heads, Q, F), here {allowed[0]} or {allowed[1]}, got {tuple(bias.shape)}')
+        raise ValueError(f'bias must be (B, Q, F) or (B, heads, Q, F), here {allowed[0]} or {allowed[1]}, got '
+                         f'{tuple(bias.shape)}')
     if query.device.type == 'cpu':
         return _TiledAttention.apply(query, key, value, bias.values, bias)
     if bias.is_local:
@@ -49,14 +52,15 @@ def fused_attention(query, key, value, bias):
 def channel_attention(query, key, value, bias):
     """A bias that is constant on segments, through channels appended to q and k: public API alone, any device.
 
-    Softmax ignores a constant per query, so only the difference to the last segment's value matters: it becomes a channel of q, which
-    keys of that segment multiply by 1 and all others by 0. Half precision splits the channel in two, leading part and remainder.
-    Arguments and result as in :func:`fused_attention`, without windows.
+    Softmax ignores a constant per query, so only the difference to the last segment's value matters: it becomes a
+    channel of q, which keys of that segment multiply by 1 and all others by 0. Half precision splits the channel in
+    two, leading part and remainder. Arguments and result as in :func:`fused_attention`, without windows.
     """
     dims = query.shape[-1]
     scale = 1 / math.sqrt(dims)
     values = bias.per_head().to(torch.promote_types(query.dtype, torch.float32))
-    difference = ((values[..., :-1] - values[..., -1:]) / scale).expand(-1, query.shape[1], -1, -1)  # (B, heads, Q, S - 1)
+    # (B, heads, Q, S - 1)
+    difference = ((values[..., :-1] - values[..., -1:]) / scale).expand(-1, query.shape[1], -1, -1)
     leading = difference.to(query.dtype)
     channels = [leading]
     if query.dtype in (torch.float16, torch.bfloat16):
@@ -124,7 +128,8 @@ class _Tile:
 
 
 def _plan(bias, dtype):
-    """Tiles of a bias, made once per forward pass and shared by all layers; again if its values were changed in place."""
+    """Tiles of a bias, made once per forward pass and shared by all layers; again if its values were changed in place.
+    """
     state = bias.values._version, dtype
     if bias not in _PLANS or _PLANS[bias][0] != state:
         with torch.no_grad():
@@ -219,8 +224,9 @@ class _TiledAttention(torch.autograd.Function):
             if tile.shift is not None:
                 part_out, part_lse, *parts = parts
             else:
-                # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is masked
-                # entirely (the kernel would return lse 0): a window that reaches a stripe has its centre's column there.
+                # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is
+                # masked entirely (the kernel would return lse 0): a window that reaches a stripe has its centre's
+                # column there.
                 part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.mask + tile.log_cone, scale=ctx.scale)
             weight = (part_lse - tile_lse).exp()
             difference = weight * ((tile_grad.to(wide) * part_out).sum(-1) - tile.pick(baseline))  # (b, heads, N)

@@ -28,8 +28,8 @@ def _log_once(message):
 class PETRMultiheadAttention(MultiheadAttention):
     """mmcv's ``MultiheadAttention`` (``nn.MultiheadAttention``), which also takes a mask or bias per sample.
 
-    ``attn_mask`` may be (Q, F), (B, Q, F), shared by the heads, or (B * num_heads, Q, F), bool True = forbidden, float = added; or an
-    AttentionBias, which is made dense.
+    ``attn_mask`` may be (Q, F), (B, Q, F), shared by the heads, or (B * num_heads, Q, F), bool True = forbidden,
+    float = added; or an AttentionBias, which is made dense.
     """
 
     def forward(self, query, *args, attn_mask=None, **kwargs):
@@ -73,8 +73,8 @@ class ScaledDotProductMHA(nn.Module):
         """(B, Q, C) queries over (B, F, C) keys and values -> (B, Q, C).
 
         Args:
-            attn_mask (Tensor | AttentionBias | None): a tensor broadcastable to (B, heads, Q, F), bool True = forbidden, float =
-                added to the scores; or a compact bias, which is applied without being made dense.
+            attn_mask (Tensor | AttentionBias | None): a tensor broadcastable to (B, heads, Q, F), bool True =
+                forbidden, float = added to the scores; or a compact bias, which is applied without being made dense.
         """
         biases = (None, ) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         projected = [F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
@@ -106,9 +106,9 @@ class PETRMultiheadFlashAttention(BaseModule):
             checkpoints were trained without attention dropout here (design section 2.11).
         batch_first (bool): inputs are (B, N, C) instead of (N, B, C).
         bias (bool): biases in the projections.
-        impl (str): how a compact AQR bias is applied. 'dense': as a (B, Q, F) tensor, the definition. 'fused': exactly, without
-            that tensor; raises where it cannot (attention dropout in training, any other mask, local mode off CPU).
-            'auto': fused where possible, otherwise dense, which the log says once.
+        impl (str): how a compact AQR bias is applied. 'dense': as a (B, Q, F) tensor, the definition. 'fused': exactly,
+            without that tensor; raises where it cannot (attention dropout in training, any other mask, local mode off
+            CPU). 'auto': fused where possible, otherwise dense, which the log says once.
         init_cfg (dict | None): as in mmcv.
     """
 
@@ -118,7 +118,8 @@ class PETRMultiheadFlashAttention(BaseModule):
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f'impl must be one of {IMPLEMENTATIONS}, got {impl!r}')
         if dropout is not None and dropout_layer is not None:
-            raise ValueError(f'dropout ({dropout}) and dropout_layer ({dropout_layer}) both set the residual dropout; give one')
+            raise ValueError(f'dropout ({dropout}) and dropout_layer ({dropout_layer}) both set the residual dropout; '
+                             'give one')
         if dropout is not None:
             dropout_layer = dict(type='Dropout', drop_prob=dropout)
         self.embed_dims = embed_dims
@@ -137,7 +138,8 @@ class PETRMultiheadFlashAttention(BaseModule):
             query (Tensor): (Q, B, C), or (B, Q, C) with ``batch_first``; so are the others.
             key, value (Tensor | None): (F, B, C); default: query, key.
             identity (Tensor | None): residual, default: query.
-            query_pos, key_pos (Tensor | None): added to query and key; ``key_pos`` defaults to ``query_pos`` where shapes agree.
+            query_pos, key_pos (Tensor | None): added to query and key; ``key_pos`` defaults to ``query_pos`` where
+                shapes agree.
             attn_mask (Tensor | AttentionBias | None): (Q, F), (B, Q, F) shared by the heads, or (B * heads, Q, F);
                 bool True = forbidden, float = added to the scores; or a compact bias, see ``impl``.
             key_padding_mask (Tensor | None): (B, F) bool, True = no key.
@@ -171,8 +173,8 @@ class PETRMultiheadFlashAttention(BaseModule):
             if obstacle is None:
                 return attn_mask
             if self.impl == 'fused':
-                raise ValueError(f"impl='fused' cannot serve {obstacle}; allowed: an AttentionBias alone, without attention "
-                                 "dropout. impl='auto' takes the dense form in such cases")
+                raise ValueError(f"impl='fused' cannot serve {obstacle}; allowed: an AttentionBias alone, without "
+                                 "attention dropout. impl='auto' takes the dense form in such cases")
             if isinstance(attn_mask, AttentionBias):
                 _log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
         if isinstance(attn_mask, AttentionBias):
@@ -184,8 +186,8 @@ class PETRMultiheadFlashAttention(BaseModule):
             elif attn_mask.shape[0] == batch * self.num_heads:
                 attn_mask = attn_mask.unflatten(0, (batch, self.num_heads))  # (B, heads, Q, F)
             else:
-                raise ValueError(f'attn_mask must be (Q, F), (B, Q, F) or (B * heads, Q, F) with B = {batch} and heads = '
-                                 f'{self.num_heads}, got {tuple(attn_mask.shape)}')
+                raise ValueError(f'attn_mask must be (Q, F), (B, Q, F) or (B * heads, Q, F) with B = {batch} and '
+                                 f'heads = {self.num_heads}, got {tuple(attn_mask.shape)}')
         if key_padding_mask is None:
             return attn_mask
         padding = key_padding_mask.bool()[:, None, None]  # (B, 1, 1, F)
