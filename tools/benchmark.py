@@ -2,7 +2,7 @@
 """What the attention bias costs, as ratios measured side by side in one run: tools/benchmark.py SUBJECT [options]
 
 Subjects: attention (one cross-attention), head (CmtHead without and with AQR), train-step (800x320 ResNet-50 config),
-router. Candidates take turns within one process, so that the machine's other load meets them alike; the first one is
+router, growth (attention against queries, tokens and batch). Candidates take turns within one process, so that the machine's other load meets them alike; the first one is
 the base of the ratios. Peak memory is measured for each in a process of its own.
 """
 import argparse
@@ -194,13 +194,35 @@ def _let_router_decide(head):
         torch.nn.init.normal_(head.aqr_router.mlp[-1].weight, std=0.1)
 
 
+def growth(args):
+    """{quantity: [(value, {candidate: median seconds of forward + backward})]}, one quantity varied at a time."""
+    candidates = ('plain', 'global fused', 'local fused')
+    result = {}
+    for quantity, values in dict(queries=(300, 900, 1500), tokens=tuple(LAYOUTS), batch=(1, 2)).items():
+        for value in values:
+            one = argparse.Namespace(**{**vars(args), 'subject': 'attention', 'only': candidates, quantity: value})
+            rows = measure(one, ('forward + backward', ))['forward + backward']
+            result.setdefault(quantity, []).append((value, {name: rows[name]['median_s'] for name in candidates}))
+    return result
+
+
+def print_growth(result):
+    print(f'\n{"forward + backward":<20}' + ''.join(f'{name:>26}' for name in next(iter(result.values()))[0][1]))
+    for quantity, points in result.items():
+        for value, seconds in points:
+            base = seconds['plain']
+            cells = [f'{s:.3f} s ({s / base:.2f}x)' for s in seconds.values()]
+            print(f'{quantity} = {value:<12}' + ''.join(f'{cell:>26}' for cell in cells))
+
+
 SUBJECTS = {'attention': attention_candidates, 'head': head_candidates, 'train-step': train_step_candidates,
             'router': router_candidates}
 
 
-def measure(args):
+def measure(args, only_passes=None):
     """{pass: {candidate: {median, quartiles, ratio, ...}}}; candidates take turns, in a new order each round."""
     candidates, passes = SUBJECTS[args.subject](args)
+    passes = {title: run for title, run in passes.items() if only_passes is None or title in only_passes}
     names = [name for name in candidates if not args.only or name in args.only or name == next(iter(candidates))]
     order, results = np.random.RandomState(0), {}
     bar = mmcv.ProgressBar(len(passes) * (args.rounds + 1) * len(names), file=sys.stderr)
@@ -256,7 +278,7 @@ def print_table(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('subject', choices=SUBJECTS)
+    parser.add_argument('subject', choices=[*SUBJECTS, 'growth'])
     parser.add_argument('--tokens', type=int, choices=LAYOUTS, default=22384,
                         help='keys, as in one of the published configs')
     parser.add_argument('--batch', type=int, default=1)
@@ -266,6 +288,7 @@ def main():
     parser.add_argument('--only', nargs='+', metavar='NAME', help='measure these beside the base')
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
     parser.add_argument('--json', metavar='OUT', help='write the figures to this file')
+    parser.add_argument('--plot', metavar='OUT', help='growth: write a picture to this file')
     parser.add_argument('--memory-of', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     for name in ('batch', 'queries', 'rounds', 'threads'):
@@ -276,12 +299,22 @@ def main():
     if args.memory_of:
         print_own_peak(args)
         return
-    results = measure(args)
-    if not args.no_memory:
+    if args.plot and args.subject != 'growth':
+        parser.error('--plot goes with growth')
+    if args.subject == 'growth':
+        results = growth(args)
+        print_growth(results)
+        if args.plot:
+            from projects.mmdet3d_plugin.visualization import draw_growth
+            draw_growth(args.plot, results)
+    else:
+        results = measure(args)
+    if not args.no_memory and args.subject != 'growth':
         for title, rows in results.items():
             for name, row in rows.items():
                 row['peak_mib'] = peak_memory(args, name, title)
-    print_table(results)
+    if args.subject != 'growth':
+        print_table(results)
     if args.json:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(dict(arguments=vars(args), torch=torch.__version__, results=results),

@@ -1,1 +1,2 @@
 from .frame_pictures import draw_bev, draw_cameras  # noqa: F401
+from .growth_plot import draw_growth  # noqa: F401

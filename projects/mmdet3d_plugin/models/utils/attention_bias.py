@@ -88,15 +88,20 @@ class AttentionBias:
         """
         height, width = self.shapes[segment]
         rows = range(height) if rows is None else rows
-        if self.windows[segment] is None:
-            return torch.ones(*self.seen[query].shape[:-1], len(rows) * width, dtype=dtype, device=self.seen.device)
-        cells = self.cells[query][..., segment, :]
-        device = cells.device
-        row = torch.arange(rows.start, rows.stop, device=device) - cells[..., :1]  # (*N, rows)
-        col = torch.arange(width, device=device) - cells[..., 1:]  # (*N, width)
-        square = row.to(dtype).square().unsqueeze(-1) + col.to(dtype).square().unsqueeze(-2)
-        cone = (1 - square.sqrt() / (self.windows[segment] / 2)).clamp(min=0).flatten(-2)
-        return cone * self.seen[query][..., segment, None]
+        cells, seen = self.cells[query][..., segment, :], self.seen[query][..., segment, None]
+        window = self.windows[segment]
+        shape = (*cells.shape[:-1], len(rows) * width)
+        if window is None or not shape[-1]:
+            return torch.ones(shape, dtype=dtype, device=cells.device)
+        reach = torch.arange(window, device=cells.device) - window // 2
+        offsets = torch.cartesian_prod(reach, reach).view(-1, 2)  # (window ** 2, 2)
+        factors = (1 - offsets.to(dtype).norm(dim=-1) / (window / 2)).clamp(min=0)
+        row = cells[..., :1] - rows.start + offsets[:, 0]  # (*N, window ** 2)
+        col = cells[..., 1:] + offsets[:, 1]
+        inside = seen & (row >= 0) & (row < len(rows)) & (col >= 0) & (col < width)
+        # Cells outside add zero to the first one; no other cell occurs twice, so adding is placing.
+        place, factors = torch.where(inside, row * width + col, 0), torch.where(inside, factors, 0)
+        return factors.new_zeros(shape).scatter_add(-1, place, factors)
 
     def dense(self):
         """The (B, Q, F) or (B, heads, Q, F) tensor that defines what this bias means."""

@@ -6,6 +6,7 @@ constant on a tile only shifts the tile's log-sum-exp, so the kernel never sees 
 tile) pairs; these alone get a mask, shared by all heads. Given the merged output and log-sum-exp, the flash backward of
 every tile is exact.
 """
+import functools
 import math
 import weakref
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class _Tile:
         is_first: first tile on these samples and keys.
         shift: (b, heads or 1, N) added to every score, None for none.
         mask: (b, heads or 1, N, K) added to the scores, None for none.
-        log_cone: (N, K) logarithm of the factors of the value in ``mask``.
+        cone: (N, K) factors of the value in ``mask``.
     """
 
     batch: slice
@@ -98,7 +99,12 @@ class _Tile:
     is_first: bool = True
     shift: Optional[torch.Tensor] = None
     mask: Optional[torch.Tensor] = None
-    log_cone: Optional[torch.Tensor] = None
+    cone: Optional[torch.Tensor] = None
+
+    @functools.cached_property
+    def cone_mask(self):
+        """Mask of the attention whose weights are those of the tile times ``cone``; made once for all layers."""
+        return self.mask + self.cone.log()
 
     def pick(self, x):
         """The tile's samples and queries of (B, heads, Q, ...)."""
@@ -165,7 +171,7 @@ def _window_tiles(bias, values):
                 if len(inside):
                     cone = bias.cone(segment, (sample, inside), rows, dtype=values.dtype)  # (N, K)
                     mask = values[batch, :, inside, segment].unsqueeze(-1) * cone
-                    yield _Tile(batch, inside, run, segment, mask=mask, log_cone=cone.log())
+                    yield _Tile(batch, inside, run, segment, mask=mask, cone=cone)
                 if len(outside):
                     yield _Tile(batch, outside if len(inside) else None, run, segment, is_first=not len(inside))
 
@@ -227,7 +233,7 @@ class _TiledAttention(torch.autograd.Function):
                 # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is
                 # masked entirely (the kernel would return lse 0): a window that reaches a stripe has its centre's
                 # column there.
-                part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.mask + tile.log_cone, scale=ctx.scale)
+                part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.cone_mask, scale=ctx.scale)
             weight = (part_lse - tile_lse).exp()
             difference = weight * ((tile_grad.to(wide) * part_out).sum(-1) - tile.pick(baseline))  # (b, heads, N)
             tile.add(grad_values[..., tile.segment], difference if heads > 1 else difference.sum(1, keepdim=True))
