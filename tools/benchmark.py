@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import os.path as osp
-import resource
 import subprocess
 import sys
 import time
@@ -258,11 +257,18 @@ def print_own_peak(args):
     name, title = args.memory_of
     # Building the models and a small attention come first, so that thread pools and workspaces do not count.
     F.scaled_dot_product_attention(*torch.randn(3, 1, HEADS, 64, DIMS))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with open('/proc/self/statm') as statm:
-        now = int(statm.read().split()[1]) * resource.getpagesize() / 1024
+    # ru_maxrss would do, were it not inherited from the parent process; the kernel's own high-water mark can be reset.
+    with open('/proc/self/clear_refs', 'w') as clear_refs:
+        clear_refs.write('5')
+    before = _status_kib('VmRSS')
     passes[title](candidates[name])
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - min(before, now)) / 1024)
+    print((_status_kib('VmHWM') - before) / 1024)
+
+
+def _status_kib(field):
+    """A field of /proc/self/status in KiB."""
+    with open('/proc/self/status') as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(f'{field}:'))
 
 
 def print_table(results):
