@@ -2,8 +2,9 @@
 """What the attention bias costs, as ratios measured side by side in one run: tools/benchmark.py SUBJECT [options]
 
 Subjects: attention (one cross-attention), head (CmtHead without and with AQR), train-step (800x320 ResNet-50 config),
-router, growth (attention against queries, tokens and batch). Candidates take turns within one process, so that the machine's other load meets them alike; the first one is
-the base of the ratios. Peak memory is measured for each in a process of its own.
+router, growth (attention against queries, tokens and batch). Candidates take turns within one process, so that the
+machine's other load meets them alike; the first one is the base of the ratios. Peak memory is measured for each in a
+process of its own.
 """
 import argparse
 import copy
@@ -60,6 +61,11 @@ def metas(layout, batch):
                  box_type_3d=LiDARInstance3DBoxes) for _ in range(batch)]
 
 
+def run_without_grad(forward):
+    with torch.no_grad():
+        forward()
+
+
 def attention_candidates(args):
     """One cross-attention; the bias' weights are random and take a gradient."""
     layout, generator = LAYOUTS[args.tokens], torch.Generator().manual_seed(0)
@@ -101,11 +107,7 @@ def attention_candidates(args):
         out = forward()
         out.backward(grad if out.shape == grad.shape else torch.ones_like(out))
 
-    def no_grad(forward):
-        with torch.no_grad():
-            forward()
-
-    return candidates, {'forward': no_grad, 'forward + backward': both}
+    return candidates, {'forward': run_without_grad, 'forward + backward': both}
 
 
 def head_candidates(args):
@@ -124,11 +126,7 @@ def head_candidates(args):
         _let_router_decide(head)
         candidates[name] = lambda head=head.eval(): head([x], [x_img], img_metas)
 
-    def no_grad(forward):
-        with torch.no_grad():
-            forward()
-
-    return candidates, {'forward': no_grad}
+    return candidates, {'forward': run_without_grad}
 
 
 def train_step_candidates(args):
@@ -180,11 +178,7 @@ def router_candidates(args):
                                           layout)[0].sum(),
     }
 
-    def no_grad(forward):
-        with torch.no_grad():
-            forward()
-
-    return candidates, {'forward': no_grad}
+    return candidates, {'forward': run_without_grad}
 
 
 def _let_router_decide(head):

@@ -49,10 +49,11 @@ class SetCriterion(nn.Module):
         # Every process takes part in the mean, also one that has nothing to denoise.
         num_noised = tasks[0]['cls_logits'].new_tensor([0.0 if denoising is None else len(denoising.boxes)])
         num_noised = reduce_mean(num_noised).clamp(min=1).item()
+        targets = [self._task_targets(gt_boxes, gt_labels, task) for task in range(len(tasks))]
         losses = {}
         for layer in range(num_layers):
             prefix = '' if layer == num_layers - 1 else f'd{layer}.'
-            matched = [self._matched_losses(codes, logits, *self._task_targets(gt_boxes, gt_labels, task))
+            matched = [self._matched_losses(codes, logits, *targets[task])
                        for task, (codes, logits) in enumerate(self._predictions(tasks, layer, ''))]
             losses[f'{prefix}loss_cls'], losses[f'{prefix}loss_bbox'] = map(sum, zip(*matched))
             if denoising is None:

@@ -24,6 +24,14 @@ def _log_once(message):
     get_logger('mmdet').log(logging.WARNING, message)
 
 
+def _as_tensor(mask):
+    """A compact bias as (B, Q, F), or (B * heads, Q, F) if heads differ; anything else as it is."""
+    if not isinstance(mask, AttentionBias):
+        return mask
+    dense = mask.dense()
+    return dense.flatten(0, 1) if dense.dim() == 4 else dense
+
+
 @ATTENTION.register_module()
 class PETRMultiheadAttention(MultiheadAttention):
     """mmcv's ``MultiheadAttention`` (``nn.MultiheadAttention``), which also takes a mask or bias per sample.
@@ -33,9 +41,7 @@ class PETRMultiheadAttention(MultiheadAttention):
     """
 
     def forward(self, query, *args, attn_mask=None, **kwargs):
-        if isinstance(attn_mask, AttentionBias):
-            attn_mask = attn_mask.dense()
-            attn_mask = attn_mask.flatten(0, 1) if attn_mask.dim() == 4 else attn_mask
+        attn_mask = _as_tensor(attn_mask)
         if attn_mask is not None and attn_mask.dim() == 3:
             batch = query.shape[0 if self.batch_first else 1]
             if attn_mask.shape[0] == batch != batch * self.num_heads:
@@ -177,9 +183,7 @@ class PETRMultiheadFlashAttention(BaseModule):
                                  "attention dropout. impl='auto' takes the dense form in such cases")
             if isinstance(attn_mask, AttentionBias):
                 _log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
-        if isinstance(attn_mask, AttentionBias):
-            attn_mask = attn_mask.dense()
-            attn_mask = attn_mask.flatten(0, 1) if attn_mask.dim() == 4 else attn_mask
+        attn_mask = _as_tensor(attn_mask)
         if attn_mask is not None and attn_mask.dim() == 3:
             if attn_mask.shape[0] == batch:
                 attn_mask = attn_mask.unsqueeze(1)  # (B, 1, Q, F)
