@@ -1,3 +1,5 @@
+import math
+
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.runner import BaseModule, ModuleList, force_fp32
@@ -51,6 +53,8 @@ class CmtHead(BaseModule):
         aqr_per_view (bool): in global mode, bias only the views that see the query.
         aqr_bias_denoising (bool): False leaves denoising queries neutral.
         aqr_router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
+        position_cycles (float | None): highest frequency, in cycles over the detection range (>= 1), of the sinusoidal
+            encoding of BEV cells and queries; published checkpoints need None, see :func:`sine_encoding`.
         init_cfg: must be None.
 
     Raises:
@@ -62,7 +66,7 @@ class CmtHead(BaseModule):
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
                  loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
                  aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
-                 aqr_router=None, init_cfg=None):
+                 aqr_router=None, position_cycles=None, init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
@@ -73,11 +77,14 @@ class CmtHead(BaseModule):
                 raise TypeError(f'{name} must be True or False, got {flag!r}')
         check_bias_strength(aqr_bias_strength)  # also where AQR is off: a mistake should show before it matters
         check_windows(aqr_local_window_size)
+        if position_cycles is not None and not (math.isfinite(position_cycles) and position_cycles >= 1):
+            raise ValueError(f'position_cycles must be None or a finite number >= 1, got {position_cycles}')
         tasks = tasks or [dict(class_names=list(names)) for names in _NUSCENES_TASKS]
         self.class_names = [list(task['class_names']) for task in tasks]
         self.num_query = num_query
         self.hidden_dim = hidden_dim
         self.depth_num = depth_num
+        self.position_cycles = position_cycles
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
         self.fp16_enabled = False
@@ -198,18 +205,22 @@ class CmtHead(BaseModule):
         """Position embedding of the queries, (B, Q, C)."""
         # Keeps off the borders, as in the box regression.
         reference_points = inverse_sigmoid(reference_points).sigmoid()
-        embed = self.bev_embedding(sine_encoding(reference_points, self.hidden_dim))
+        embed = self._embed_bev(reference_points)
         if cameras is None:
             return embed
         rays, seen = query_ray_points(reference_points, *cameras, self.depth_num, self.pc_range)
         # Sum over the views that see the query.
         return embed + (self.rv_embedding(rays) * seen.unsqueeze(-1)).sum(dim=1)
 
+    def _embed_bev(self, positions):
+        """Positions (..., >= 2) as fractions of the range -> (..., C)."""
+        return self.bev_embedding(sine_encoding(positions, self.hidden_dim, self.position_cycles))
+
     def _token_embed(self, cameras, layout, like):
         """Position embeddings (H * W, C) of BEV cells and (B * V, h, w, C) of camera cells, None where absent."""
         bev = rv = None
         if layout.bev_shape:
-            bev = self.bev_embedding(sine_encoding(bev_cell_centers(layout.bev_shape, like), self.hidden_dim))
+            bev = self._embed_bev(bev_cell_centers(layout.bev_shape, like))
         if layout.view_shape:
             _, img2lidar, image_size = cameras
             rv = self.rv_embedding(camera_ray_points(img2lidar, image_size, layout.view_shape[1:], self.depth_num,

@@ -5,6 +5,7 @@ from mmcv.cnn import xavier_init
 from mmcv.cnn.bricks.transformer import build_transformer_layer_sequence
 from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
+from torch import nn
 
 from .attention_bias import AttentionBias
 from .token_layout import TokenLayout
@@ -16,20 +17,39 @@ class CmtTransformer(BaseModule):
 
     Args:
         decoder (dict): config of the layer sequence.
+        local_start (float | None): where given, the query and key projections of every cross-attention start as one and
+            the same random orthogonal matrix times this factor (> 0), so that queries attend to tokens with a position
+            embedding like theirs from the first step on.
         init_cfg (dict | None): as in mmcv.
     """
 
-    def __init__(self, decoder, init_cfg=None):
+    def __init__(self, decoder, local_start=None, init_cfg=None):
         super().__init__(init_cfg)
+        if local_start is not None and not (math.isfinite(local_start) and local_start > 0):
+            raise ValueError(f'local_start must be None or a finite number > 0, got {local_start}')
+        self.local_start = local_start
         self.decoder = build_transformer_layer_sequence(decoder)
         self.embed_dims = self.decoder.embed_dims
 
     def init_weights(self):
-        """Xavier-uniform matrices, as DETR."""
+        """Xavier-uniform matrices, as DETR, and then ``local_start``."""
         for module in self.modules():
             if getattr(module, 'weight', None) is not None and module.weight.dim() > 1:
                 xavier_init(module, distribution='uniform')
+        if self.local_start is not None:
+            slot = self.decoder.attention_slot('cross_attn')
+            for layer in self.decoder.layers:
+                self._start_local(layer.attentions[slot].attn)
         self._is_init = True
+
+    @torch.no_grad()
+    def _start_local(self, attn):
+        """Tie the query and key projections of an attention with parameters named as in nn.MultiheadAttention."""
+        query, key, _ = attn.in_proj_weight.chunk(3)
+        nn.init.orthogonal_(query, gain=self.local_start)
+        key.copy_(query)
+        if attn.in_proj_bias is not None:
+            attn.in_proj_bias[:2 * self.embed_dims] = 0
 
     def forward(self, x, x_img, query_embed, bev_pos_embed, rv_pos_embed, attn_masks=None, aqr_attention_bias=None,
                 reg_branch=None):

@@ -14,18 +14,25 @@ _DEPTH_EPS = 1e-6
 
 
 @full_precision
-def sine_encoding(positions, num_feats):
-    """Sine encoding of BEV positions as CMT trained it: wavelengths grow linearly, from 1 to 1/3 of a cycle.
+def sine_encoding(positions, num_feats, max_cycles=None):
+    """Sine encoding of BEV positions.
 
     Args:
         positions (Tensor): (..., >= 2), fractions of the range in x and y.
         num_feats (int): features per axis, even.
+        max_cycles (float | None): frequencies grow geometrically from 1 to ``max_cycles`` cycles over the range, which
+            tells near places apart from the start. None: as CMT was trained, wavelengths grow linearly from 1 to 2
+            ranges.
 
     Returns:
         Tensor: (..., 2 * num_feats), y first, sine and cosine interleaved.
     """
     index = torch.arange(num_feats, dtype=positions.dtype, device=positions.device)
-    divisor = 2 * index.div(2, rounding_mode='floor') / num_feats + 1
+    pair = 2 * index.div(2, rounding_mode='floor')
+    if max_cycles is None:
+        divisor = pair / num_feats + 1
+    else:
+        divisor = float(max_cycles) ** (-pair / max(num_feats - 2, 1))
     angles = positions[..., :2].unsqueeze(-1) * (2 * math.pi) / divisor  # (..., 2, num_feats)
     waves = torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
     return torch.cat([waves[..., 1, :], waves[..., 0, :]], dim=-1)
