@@ -76,7 +76,8 @@ def test_a_compact_bias_equals_its_dense_form(cls, kind):
 FLASH_ARGUMENTS = dict(
     embed_dims=dict(embed_dims=16), num_heads=dict(num_heads=4), attn_drop=dict(attn_drop=0.9),
     proj_drop=dict(proj_drop=0.9), dropout_layer=dict(dropout_layer=dict(type='Dropout', drop_prob=0.9)),
-    dropout=dict(dropout=0.9), batch_first=dict(batch_first=True), bias=dict(bias=False))
+    dropout=dict(dropout=0.9), batch_first=dict(batch_first=True), bias=dict(bias=False),
+    qk_norm=dict(qk_norm=2.0))
 
 
 def test_every_constructor_argument_of_the_flash_class_matters():
@@ -106,7 +107,7 @@ def test_every_constructor_argument_of_the_flash_class_matters():
 
 def test_scaled_dot_product_class():
     names = set(inspect.signature(ScaledDotProductMHA.__init__).parameters) - {'self'}
-    assert names == {'embed_dims', 'num_heads', 'attn_drop', 'bias'}  # passed on by the class above, which tests them
+    assert names == {'embed_dims', 'num_heads', 'attn_drop', 'bias', 'qk_norm'}  # passed on by the class above
 
 
 class TestImplementations:

@@ -32,13 +32,43 @@ def _as_tensor(mask):
     return dense.flatten(0, 1) if dense.dim() == 4 else dense
 
 
+def _broadcast_mask(attn_mask, key_padding_mask, batch, num_heads):
+    """Tensor masks of :class:`PETRMultiheadFlashAttention` as one that broadcasts to (B, heads, Q, F), or None."""
+    if attn_mask is not None and attn_mask.dim() == 3:
+        if attn_mask.shape[0] == batch:
+            attn_mask = attn_mask.unsqueeze(1)  # (B, 1, Q, F)
+        elif attn_mask.shape[0] == batch * num_heads:
+            attn_mask = attn_mask.unflatten(0, (batch, num_heads))  # (B, heads, Q, F)
+        else:
+            raise ValueError(f'attn_mask must be (Q, F), (B, Q, F) or (B * heads, Q, F) with B = {batch} and '
+                             f'heads = {num_heads}, got {tuple(attn_mask.shape)}')
+    if key_padding_mask is None:
+        return attn_mask
+    padding = key_padding_mask.bool()[:, None, None]  # (B, 1, 1, F)
+    if attn_mask is None:
+        return padding
+    if attn_mask.dtype == torch.bool:
+        return attn_mask | padding
+    return attn_mask.masked_fill(padding, -math.inf)
+
+
 @ATTENTION.register_module()
 class PETRMultiheadAttention(MultiheadAttention):
     """mmcv's ``MultiheadAttention`` (``nn.MultiheadAttention``), which also takes a mask or bias per sample.
 
     ``attn_mask`` may be (Q, F), (B, Q, F), shared by the heads, or (B * num_heads, Q, F), bool True = forbidden,
     float = added; or an AttentionBias, which is made dense.
+
+    Args:
+        args, kwargs: see mmcv's ``MultiheadAttention``.
+        qk_norm (float | None): see :class:`ScaledDotProductMHA`.
     """
+
+    def __init__(self, *args, qk_norm=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if qk_norm is not None:
+            self.attn = _SequenceFirstMHA(self.embed_dims, self.num_heads, self.attn.dropout,
+                                          self.attn.in_proj_bias is not None, qk_norm)
 
     def forward(self, query, *args, attn_mask=None, **kwargs):
         attn_mask = _as_tensor(attn_mask)
@@ -60,17 +90,26 @@ class ScaledDotProductMHA(nn.Module):
         num_heads (int): heads.
         attn_drop (float): dropout on the attention weights.
         bias (bool): biases in the projections.
+        qk_norm (float | None): query-key normalisation (Henry et al., 2020): the scores are cosines of queries and keys
+            times a temperature, one per head, learnt in the log domain and starting at this value (> 0). It bounds
+            them, so that attention cannot saturate on one modality before the other has learnt. None: the plain product
+            over sqrt(d), as in published checkpoints.
     """
 
-    def __init__(self, embed_dims, num_heads, attn_drop=0.0, bias=True):
+    def __init__(self, embed_dims, num_heads, attn_drop=0.0, bias=True, qk_norm=None):
         super().__init__()
         if embed_dims % num_heads:
             raise ValueError(f'embed_dims must be divisible by num_heads, got {embed_dims} and {num_heads}')
+        if qk_norm is not None and not (math.isfinite(qk_norm) and qk_norm > 0):
+            raise ValueError(f'qk_norm must be None or a finite number > 0, got {qk_norm}')
         self.num_heads = num_heads
         self.attn_drop = attn_drop
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dims, embed_dims))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dims)) if bias else None
         self.out_proj = nn.Linear(embed_dims, embed_dims, bias=bias)
+        self.log_temperature = None
+        if qk_norm is not None:
+            self.log_temperature = nn.Parameter(torch.full((num_heads, ), math.log(qk_norm)))
         nn.init.xavier_uniform_(self.in_proj_weight)
         if bias:
             nn.init.zeros_(self.out_proj.bias)
@@ -85,6 +124,8 @@ class ScaledDotProductMHA(nn.Module):
         biases = (None, ) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         projected = [F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
                      for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), biases)]
+        if self.log_temperature is not None:
+            projected[:2] = self._normalize(*projected[:2])
         if isinstance(attn_mask, AttentionBias):
             return self.out_proj(fused_attention(*projected, attn_mask).transpose(1, 2).flatten(2))
         if attn_mask is not None:
@@ -93,6 +134,23 @@ class ScaledDotProductMHA(nn.Module):
         out = F.scaled_dot_product_attention(*projected, attn_mask=attn_mask,
                                              dropout_p=self.attn_drop if self.training else 0.0)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def _normalize(self, query, key):
+        """Queries and keys (B, heads, N, d) whose product over sqrt(d), which kernels compute, is temperature * cosine.
+        """
+        wide = torch.promote_types(query.dtype, torch.float32)
+        factor = self.log_temperature.to(wide).exp()[:, None, None] * math.sqrt(query.shape[-1])
+        query_unit, key_unit = (F.normalize(x.to(wide), dim=-1) for x in (query, key))
+        return (query_unit * factor).to(query.dtype), key_unit.to(key.dtype)
+
+
+class _SequenceFirstMHA(ScaledDotProductMHA):
+    """Takes what mmcv hands to ``nn.MultiheadAttention``: (N, B, C) tensors and both masks."""
+
+    def forward(self, query, key, value, attn_mask=None, key_padding_mask=None):
+        mask = _broadcast_mask(attn_mask, key_padding_mask, query.shape[1], self.num_heads)
+        out = super().forward(*(x.transpose(0, 1) for x in (query, key, value)), mask)  # (B, Q, C)
+        return out.transpose(0, 1), None
 
 
 @ATTENTION.register_module()
@@ -115,11 +173,12 @@ class PETRMultiheadFlashAttention(BaseModule):
         impl (str): how a compact AQR bias is applied. 'dense': as a (B, Q, F) tensor, the definition. 'fused': exactly,
             without that tensor; raises where it cannot (attention dropout in training, any other mask, local mode off
             CPU). 'auto': fused where possible, otherwise dense, which the log says once.
+        qk_norm (float | None): see :class:`ScaledDotProductMHA`.
         init_cfg (dict | None): as in mmcv.
     """
 
     def __init__(self, embed_dims, num_heads, attn_drop=0.0, proj_drop=0.0, dropout_layer=None, dropout=None,
-                 batch_first=False, bias=True, impl='auto', init_cfg=None):
+                 batch_first=False, bias=True, impl='auto', qk_norm=None, init_cfg=None):
         super().__init__(init_cfg)
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f'impl must be one of {IMPLEMENTATIONS}, got {impl!r}')
@@ -132,7 +191,7 @@ class PETRMultiheadFlashAttention(BaseModule):
         self.num_heads = num_heads
         self.batch_first = batch_first
         self.impl = impl
-        self.attn = ScaledDotProductMHA(embed_dims, num_heads, attn_drop, bias)
+        self.attn = ScaledDotProductMHA(embed_dims, num_heads, attn_drop, bias, qk_norm)
         self.proj_drop = nn.Dropout(proj_drop)
         self.dropout_layer = build_dropout(dropout_layer) if dropout_layer else nn.Identity()
 
@@ -183,23 +242,7 @@ class PETRMultiheadFlashAttention(BaseModule):
                                  "attention dropout. impl='auto' takes the dense form in such cases")
             if isinstance(attn_mask, AttentionBias):
                 _log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
-        attn_mask = _as_tensor(attn_mask)
-        if attn_mask is not None and attn_mask.dim() == 3:
-            if attn_mask.shape[0] == batch:
-                attn_mask = attn_mask.unsqueeze(1)  # (B, 1, Q, F)
-            elif attn_mask.shape[0] == batch * self.num_heads:
-                attn_mask = attn_mask.unflatten(0, (batch, self.num_heads))  # (B, heads, Q, F)
-            else:
-                raise ValueError(f'attn_mask must be (Q, F), (B, Q, F) or (B * heads, Q, F) with B = {batch} and '
-                                 f'heads = {self.num_heads}, got {tuple(attn_mask.shape)}')
-        if key_padding_mask is None:
-            return attn_mask
-        padding = key_padding_mask.bool()[:, None, None]  # (B, 1, 1, F)
-        if attn_mask is None:
-            return padding
-        if attn_mask.dtype == torch.bool:
-            return attn_mask | padding
-        return attn_mask.masked_fill(padding, -math.inf)
+        return _broadcast_mask(_as_tensor(attn_mask), key_padding_mask, batch, self.num_heads)
 
     def _obstacle(self, attn_mask, key_padding_mask):
         """What keeps the fused path from serving a call, in words, or None."""
