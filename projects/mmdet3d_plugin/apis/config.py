@@ -55,8 +55,13 @@ def existing_checkpoint(path):
 
 
 def add_config_arguments(parser):
-    """Add what every tool takes: the config, its options, and the permission to unpickle."""
+    """Add what tools for one config take: the config, its options, and the permission to unpickle."""
     parser.add_argument('config', type=existing_file, help='config file')
+    add_option_arguments(parser)
+
+
+def add_option_arguments(parser):
+    """Add the options of configs and the permission to unpickle."""
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. model.pts_bbox_head.aqr_bias_strength=3.0; lists '
                         'as key="[a,b]" or key=a,b, nested as key="[(a,b),(c,d)]", without spaces')

@@ -1,0 +1,67 @@
+"""Test results kept in files, so that an interrupted series of tests goes on where it stopped."""
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+
+from .atomic_file import atomic_path
+from .checkpoint import plain_values
+from .modality import with_modality
+from .test import run_test
+
+# What a test reads of a config. Settings of training may change without making a result void.
+_TEST_SETTINGS = ('model', 'test_cfg', 'fp16', 'evaluation')
+
+
+def file_sha256(path):
+    """SHA-256 of a file's bytes, as hex digits."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def content_key(*contents):
+    """16 hex digits that change with any of the plain values given (config sections, strings, numbers)."""
+    text = json.dumps(contents, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stored_test(cfg, checkpoint, modality, folder, drop_router=False, trust_checkpoint=False):
+    """Test a checkpoint, or read the result of an earlier equal test.
+
+    A result is a JSON file named by the contents it depends on: what the config says of model, test data and
+    evaluation, the checkpoint's bytes, the info file's bytes and the modality. It is written when the test has ended.
+
+    Args:
+        cfg (mmcv.Config): from `load_config`; `data.test` is a nuScenes dataset.
+        checkpoint (str): path of the file, see `build_trained_model`.
+        modality (str): see `with_modality`.
+        folder (str | Path): where results are kept.
+        drop_router, trust_checkpoint: see `run_test`.
+
+    Returns:
+        dict: `metrics` (name -> number, NaN where the devkit has none), `seconds` of wall time that the test took,
+        `modality`, `checkpoint`, `checkpoint_sha256`, `info_file_sha256`; and `reused`, whether it was there.
+
+    Raises:
+        FileNotFoundError: checkpoint or info file do not exist.
+        ValueError: see `run_test` and `with_modality`.
+    """
+    cfg = with_modality(cfg, modality)
+    origin = dict(modality=modality, checkpoint=str(checkpoint), checkpoint_sha256=file_sha256(checkpoint),
+                  info_file_sha256=file_sha256(cfg.data.test.ann_file))
+    key = content_key({name: cfg.get(name) for name in _TEST_SETTINGS}, cfg.data.test, origin['modality'],
+                      origin['checkpoint_sha256'], origin['info_file_sha256'])
+    path = Path(folder) / f'{modality}_{key}.json'
+    reused = path.is_file()
+    if not reused:
+        start = time.perf_counter()
+        metrics = run_test(cfg, checkpoint, metrics=['bbox'], seed=0, drop_router=drop_router,
+                           trust_checkpoint=trust_checkpoint)
+        metrics = {name: None if math.isnan(value) else value for name, value in plain_values(metrics).items()}
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps({**origin, 'seconds': time.perf_counter() - start, 'metrics': metrics},
+                                            indent=1, allow_nan=False))
+    record = json.loads(path.read_text())
+    record['metrics'] = {name: math.nan if value is None else value for name, value in record['metrics'].items()}
+    return {**record, 'reused': reused}
