@@ -12,6 +12,8 @@ from mmcv.utils import print_log
 
 ROUTER_PREFIX = 'pts_bbox_head.aqr_router.'  # where all parameters live that AQR adds to a CMT model (design section 3)
 
+TRAINING_PREFIX = 'auxiliary_heads.'  # parameters of losses alone, which a checkpoint may lack
+
 
 def read_checkpoint(path, map_location='cpu', trusted=False):
     """Read a checkpoint file without running code hidden in it.
@@ -94,7 +96,8 @@ def _unwrapped(model):
 
 def load_weights(model, state_dict, source='the state dict', router_missing_ok=False, missing_ok=(), drop_router=None,
                  logger=None):
-    """Load weights into a model that must fit them exactly, but for the exceptions named here.
+    """Load weights into a model that must fit them exactly, but for the auxiliary heads, which serve training only and
+    keep their initial values where missing, and the exceptions named here.
 
     Args:
         model (nn.Module): receives the weights; wrappers are looked through.
@@ -115,7 +118,9 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
     own = model.state_dict()
     own_router = [key for key in own if key.startswith(ROUTER_PREFIX)]
     given_router = [key for key in state_dict if key.startswith(ROUTER_PREFIX)]
-    prefixes = tuple(f'{module}.' for module in missing_ok) + ((ROUTER_PREFIX, ) if router_missing_ok else ())
+    prefixes = tuple(f'{module}.' for module in missing_ok) + (TRAINING_PREFIX, )
+    if router_missing_ok:
+        prefixes += (ROUTER_PREFIX, )
     absent = [key for key in own if key not in state_dict and key.startswith(prefixes)
               and not (given_router and key in own_router)]
 

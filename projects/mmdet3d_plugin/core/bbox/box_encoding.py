@@ -14,6 +14,11 @@ def concat_branches(preds, layer):
     return torch.cat([preds[name][layer] for name in BRANCHES], dim=-1)
 
 
+def with_gravity_center(boxes):
+    """Box tensor (n, 9) of LiDARInstance3DBoxes, which keep the bottom centre, with the gravity centre instead."""
+    return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:]], dim=1)
+
+
 def encode_boxes(boxes):
     """Encode metric boxes into regression targets.
 

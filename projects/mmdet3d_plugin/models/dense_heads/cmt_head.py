@@ -10,6 +10,7 @@ from mmdet.models.utils.transformer import inverse_sigmoid
 from mmdet3d.models import builder
 from torch import nn
 
+from ...core.bbox.box_encoding import with_gravity_center
 from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_strength, check_windows
 from ..utils.denoising import DenoisingQueries
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
@@ -191,7 +192,7 @@ class CmtHead(BaseModule):
     def _make_denoising(self, img_metas):
         if self.denoising.num_groups == 0:
             return None
-        boxes = [_with_gravity_center(_unwrap(meta['gt_bboxes_3d'])) for meta in img_metas]
+        boxes = [with_gravity_center(_unwrap(meta['gt_bboxes_3d'])) for meta in img_metas]
         labels = [self._checked_labels(_unwrap(meta['gt_labels_3d'])) for meta in img_metas]
         return self.denoising(boxes, labels, self.num_query, like=self.reference_points.weight)
 
@@ -302,7 +303,7 @@ class CmtHead(BaseModule):
             raise ValueError('train_cfg is None: this head was built for inference and has no losses')
         tasks = [task[0] for task in preds_dicts]
         device = tasks[0]['cls_logits'].device
-        boxes = [_with_gravity_center(boxes).to(device) for boxes in gt_bboxes_3d]
+        boxes = [with_gravity_center(boxes).to(device) for boxes in gt_bboxes_3d]
         labels = [self._checked_labels(label.to(device)) for label in gt_labels_3d]
         branches = [{name: value for name, value in task.items() if isinstance(value, torch.Tensor)} for task in tasks]
         return self.criterion(branches, boxes, labels, tasks[0].get('dn_batch'))
@@ -331,8 +332,3 @@ class CmtHead(BaseModule):
 def _unwrap(value):
     """Content of an mmcv DataContainer, as pipelines put it into ``img_metas``."""
     return getattr(value, 'data', value) if not isinstance(value, torch.Tensor) else value
-
-
-def _with_gravity_center(boxes):
-    """LiDARInstance3DBoxes -> (n, 9) with gravity centre."""
-    return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:]], dim=1)

@@ -1,12 +1,14 @@
 import torch
 from mmcv.ops import Voxelization
-from mmcv.runner import auto_fp16, force_fp32
+from mmcv.runner import ModuleDict, auto_fp16, force_fp32
 from mmcv.utils.parrots_wrapper import _BatchNorm
 from mmdet3d.core import bbox3d2result
-from mmdet3d.models.builder import DETECTORS
+from mmdet3d.models.builder import DETECTORS, build_head
 from mmdet3d.models.detectors.mvx_two_stage import MVXTwoStageDetector
 from torch.nn import functional as F
 
+from ...core.bbox.box_encoding import with_gravity_center
+from ..dense_heads.auxiliary_head import camera_presence, lidar_presence
 from ..utils.grid_mask import GridMask
 
 
@@ -20,13 +22,17 @@ class CmtDetector(MVXTwoStageDetector):
             BatchNorm statistics included, for example ``['pts_bbox_head.aqr_router']`` to fine-tune the router.
         pts_voxel_layer (dict | None): arguments of mmcv's ``Voxelization`` and ``num_point_features``, the number of
             values per point, which is checked.
+        auxiliary_heads (dict[str, dict] | None): configs of dense heads that add losses in training, on BEV features
+            (``bev``), camera features (``camera``) or both; see ``BEVAuxiliaryHead`` and ``CameraAuxiliaryHead``.
         kwargs: see mmdet3d's ``MVXTwoStageDetector``.
 
     Raises:
-        ValueError: for AQR on a model of a single modality, or a ``train_only`` prefix that fits no parameter.
+        ValueError: for AQR on a model of a single modality, an auxiliary head without its branch, or a ``train_only``
+            prefix that fits no parameter.
     """
 
-    def __init__(self, use_grid_mask=False, train_only=None, pts_voxel_layer=None, **kwargs):
+    def __init__(self, use_grid_mask=False, train_only=None, pts_voxel_layer=None, auxiliary_heads=None,
+                 **kwargs):
         head = kwargs.get('pts_bbox_head') or {}
         branches = {name: kwargs.get(name) is not None for name in ('img_backbone', 'pts_backbone')}
         if head.get('enable_aqr') and not all(branches.values()):
@@ -38,6 +44,13 @@ class CmtDetector(MVXTwoStageDetector):
             voxel_layer = dict(pts_voxel_layer)
             self.num_point_features = voxel_layer.pop('num_point_features', None)
             self.pts_voxel_layer = Voxelization(**voxel_layer)
+        auxiliary_heads = auxiliary_heads or {}
+        allowed = dict(bev=branches['pts_backbone'], camera=branches['img_backbone'])
+        unknown = [name for name in auxiliary_heads if not allowed.get(name)]
+        if unknown:
+            raise ValueError(f'auxiliary_heads: no features for {unknown}; allowed: '
+                             f'{[name for name, present in allowed.items() if present]}')
+        self.auxiliary_heads = ModuleDict({name: build_head(cfg) for name, cfg in auxiliary_heads.items()})
         self.use_grid_mask = use_grid_mask
         self.grid_mask = GridMask(True, True, rotate=1, offset=False, ratio=0.5, mode=1, prob=0.7)
         if isinstance(train_only, str):
@@ -145,7 +158,22 @@ class CmtDetector(MVXTwoStageDetector):
             meta.setdefault('gt_bboxes_3d', boxes)
             meta.setdefault('gt_labels_3d', labels)
         img_feats, pts_feats = self.extract_feat(points, img, img_metas)
-        return self.forward_pts_train(pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas)
+        losses = self.forward_pts_train(pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas)
+        if pts_feats is not None and 'bev' in self.auxiliary_heads:
+            losses.update(self._auxiliary_losses('bev', pts_feats, lidar_presence(points), gt_bboxes_3d, gt_labels_3d,
+                                                 img_metas))
+        if img_feats is not None and 'camera' in self.auxiliary_heads:
+            losses.update(self._auxiliary_losses('camera', img_feats, camera_presence(img).flatten(), gt_bboxes_3d,
+                                                 gt_labels_3d, img_metas))
+        return losses
+
+    def _auxiliary_losses(self, name, features, present, gt_bboxes_3d, gt_labels_3d, img_metas):
+        """``loss_aux_{name}_heatmap`` and ``loss_aux_{name}_box`` on the features that the main head takes."""
+        device = features[0].device
+        boxes = [with_gravity_center(boxes).to(device) for boxes in gt_bboxes_3d]
+        labels = [labels.to(device) for labels in gt_labels_3d]
+        losses = self.auxiliary_heads[name].loss(features[0], boxes, labels, img_metas, present)
+        return {f'loss_aux_{name}_{part}': value for part, value in losses.items()}
 
     @force_fp32(apply_to=('pts_feats', 'img_feats'))
     def forward_pts_train(self, pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas):
