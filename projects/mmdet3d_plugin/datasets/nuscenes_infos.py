@@ -1,0 +1,184 @@
+"""Info files in the format of mmdetection3d 1.0 from the tables of a nuScenes set.
+
+mmdetection3d's own converter is a script in a hidden folder of its package, not a function to call: it writes beside
+the data and not atomically, counts scenes of no split as validation, and moves every box into all six cameras to get at
+a file name. It serves as the oracle of the tests: the records are equal.
+"""
+from contextlib import ExitStack
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmdet3d.datasets import NuScenesDataset
+from nuscenes import NuScenes
+from nuscenes.utils import splits
+from nuscenes.utils.geometry_utils import transform_matrix
+from pyquaternion import Quaternion
+from tqdm import tqdm
+
+from ..apis.atomic_file import atomic_path
+
+CAMERAS = ('CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_FRONT_LEFT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_BACK_RIGHT')
+# Version: its splits and the names of their scenes. The tables of the test split have no annotations.
+SPLITS = {
+    'v1.0-mini': dict(train=splits.mini_train, val=splits.mini_val),
+    'v1.0-trainval': dict(train=splits.train, val=splits.val),
+    'v1.0-test': dict(test=splits.test),
+}
+
+
+def create_nuscenes_infos(root_path, version, out_dir, prefix='nuscenes', max_sweeps=10):
+    """Write ``<prefix>_infos_<split>.pkl`` for every split of a version, all of them or none.
+
+    A file holds ``dict(infos=[...], metadata=dict(version=version))``; :func:`sample_info` describes a record. A split
+    of which the set has no scene gets an empty list.
+
+    Args:
+        root_path (str | Path): Folder of the set, with ``<version>/*.json`` and ``samples/``. Paths in the records
+            begin with it as it is given here: a relative one has to be valid where training starts.
+        version (str): One of :data:`SPLITS`.
+        out_dir (str | Path): Folder for the files.
+        prefix (str): First part of their names.
+        max_sweeps (int): Number of LiDAR sweeps before the keyframe in each record, >= 0.
+
+    Returns:
+        dict[str, Path]: split: file.
+
+    Raises:
+        ValueError: if the version is unknown, ``max_sweeps`` negative, or a scene is in no split of the version.
+        FileNotFoundError: if there are no such tables, or files that they name are missing.
+    """
+    if version not in SPLITS:
+        raise ValueError(f'version must be one of {list(SPLITS)}, got {version!r}')
+    if max_sweeps < 0:
+        raise ValueError(f'max_sweeps must be >= 0, got {max_sweeps}')
+    if not (Path(root_path) / version).is_dir():
+        raise FileNotFoundError(f'root_path {str(root_path)!r} has no folder {version} with tables')
+    nusc = NuScenes(version, str(root_path))
+    split_of_scene = _splits_by_scene_token(nusc)
+    infos = {split: [] for split in SPLITS[version]}
+    for sample in tqdm(nusc.sample, desc='samples', unit=''):
+        info = sample_info(nusc, sample, max_sweeps, with_annotations=version != 'v1.0-test')
+        infos[split_of_scene[sample['scene_token']]].append(info)
+    _check_files(info for records in infos.values() for info in records)
+
+    paths = {split: Path(out_dir) / f'{prefix}_infos_{split}.pkl' for split in infos}
+    with ExitStack() as complete:
+        for split, path in paths.items():
+            content = dict(infos=infos[split], metadata=dict(version=version))
+            mmcv.dump(content, str(complete.enter_context(atomic_path(path))))
+    for split, path in paths.items():
+        print(f'{path}: {len(infos[split])} samples')
+    return paths
+
+
+def sample_info(nusc, sample, max_sweeps, with_annotations=True):
+    """Describe one sample as mmdetection3d 1.0 does.
+
+    Args:
+        nusc (NuScenes): The tables.
+        sample (dict): Row of the table ``sample``.
+        max_sweeps (int): Number of sweeps, newest first; fewer where the scene begins.
+        with_annotations (bool): Whether to add the boxes.
+
+    Returns:
+        dict: ``token``, ``timestamp`` (us), ``lidar_path``, ``lidar2ego_translation`` (3,) (m), ``lidar2ego_rotation``
+        (4,) (quaternion w, x, y, z), ``ego2global_translation``, ``ego2global_rotation`` (of the LiDAR's moment),
+        ``sweeps`` (list) and ``cams`` (by name), whose records have ``data_path``, ``type``, ``sample_data_token``,
+        ``timestamp``, ``sensor2ego_*``, ``ego2global_*`` (of their own moment), ``sensor2lidar_rotation`` (3, 3) and
+        ``sensor2lidar_translation`` (3,): coordinates in the keyframe's LiDAR frame are ``rotation @ p +
+        translation``; cameras have ``cam_intrinsic`` (3, 3), too. With annotations, for G boxes: ``gt_boxes`` (G, 7)
+        (LiDAR frame: gravity centre, l, w, h in m, yaw in radians), ``gt_names`` (G,) (detection class, or the
+        category where it belongs to none), ``gt_velocity`` (G, 2) (m/s, LiDAR frame, NaN where unknown),
+        ``num_lidar_pts``, ``num_radar_pts`` (G,), ``valid_flag`` (G,) (any LiDAR or radar point).
+    """
+    lidar = nusc.get('sample_data', sample['data']['LIDAR_TOP'])
+    calibration, pose = _calibration_and_pose(nusc, lidar)
+    lidar2global = _sensor2global(nusc, lidar)
+    info = dict(
+        lidar_path=nusc.get_sample_data_path(lidar['token']),
+        token=sample['token'],
+        sweeps=[],
+        cams={name: _sensor_info(nusc, sample['data'][name], name, lidar2global) for name in CAMERAS},
+        lidar2ego_translation=calibration['translation'],
+        lidar2ego_rotation=calibration['rotation'],
+        ego2global_translation=pose['translation'],
+        ego2global_rotation=pose['rotation'],
+        timestamp=sample['timestamp'])
+    previous = lidar['prev']
+    while previous and len(info['sweeps']) < max_sweeps:
+        info['sweeps'].append(_sensor_info(nusc, previous, 'lidar', lidar2global))
+        previous = nusc.get('sample_data', previous)['prev']
+    if with_annotations:
+        info.update(_annotations(nusc, sample, lidar2global))
+    return info
+
+
+def _calibration_and_pose(nusc, sample_data):
+    return (nusc.get('calibrated_sensor', sample_data['calibrated_sensor_token']),
+            nusc.get('ego_pose', sample_data['ego_pose_token']))
+
+
+def _sensor2global(nusc, sample_data):
+    """(4, 4) from the sensor's coordinates to global ones, at the moment of the measurement."""
+    sensor2ego, ego2global = (
+        transform_matrix(row['translation'], Quaternion(row['rotation']))
+        for row in _calibration_and_pose(nusc, sample_data))
+    return ego2global @ sensor2ego
+
+
+def _sensor_info(nusc, token, kind, lidar2global):
+    sample_data = nusc.get('sample_data', token)
+    calibration, pose = _calibration_and_pose(nusc, sample_data)
+    sensor2lidar = np.linalg.inv(lidar2global) @ _sensor2global(nusc, sample_data)
+    info = dict(
+        data_path=nusc.get_sample_data_path(token),
+        type=kind,
+        sample_data_token=token,
+        sensor2ego_translation=calibration['translation'],
+        sensor2ego_rotation=calibration['rotation'],
+        ego2global_translation=pose['translation'],
+        ego2global_rotation=pose['rotation'],
+        timestamp=sample_data['timestamp'],
+        sensor2lidar_rotation=sensor2lidar[:3, :3],
+        sensor2lidar_translation=sensor2lidar[:3, 3])
+    if calibration['camera_intrinsic']:
+        info['cam_intrinsic'] = np.array(calibration['camera_intrinsic'])
+    return info
+
+
+def _annotations(nusc, sample, lidar2global):
+    _, boxes, _ = nusc.get_sample_data(sample['data']['LIDAR_TOP'])  # in the LiDAR frame, in the order of the tokens
+    rows = [nusc.get('sample_annotation', token) for token in sample['anns']]
+    velocity = np.array([nusc.box_velocity(token) for token in sample['anns']]).reshape(-1, 3)
+    velocity[:, 2] = 0  # upstream's definition: the global velocity in the ground plane, seen from the LiDAR
+    num_lidar_pts = np.array([row['num_lidar_pts'] for row in rows], dtype=int)
+    num_radar_pts = np.array([row['num_radar_pts'] for row in rows], dtype=int)
+    return dict(
+        gt_boxes=np.array([[*box.center, *box.wlh[[1, 0, 2]], box.orientation.yaw_pitch_roll[0]]
+                           for box in boxes]).reshape(-1, 7),
+        gt_names=np.array([NuScenesDataset.NameMapping.get(box.name, box.name) for box in boxes], dtype=str),
+        gt_velocity=(velocity @ lidar2global[:3, :3])[:, :2],  # rows times R are the rows turned by R's inverse
+        num_lidar_pts=num_lidar_pts,
+        num_radar_pts=num_radar_pts,
+        valid_flag=num_lidar_pts + num_radar_pts > 0)
+
+
+def _splits_by_scene_token(nusc):
+    split_of_name = {name: split for split, names in SPLITS[nusc.version].items() for name in names}
+    unknown = sorted(scene['name'] for scene in nusc.scene if scene['name'] not in split_of_name)
+    if unknown:
+        raise ValueError(f'scenes {unknown} are in no split of {nusc.version} ({list(SPLITS[nusc.version])})')
+    return {scene['token']: split_of_name[scene['name']] for scene in nusc.scene}
+
+
+def _check_files(infos):
+    """Raise if a file that the records name is missing: better here than after hours of training."""
+    paths = set()
+    for info in infos:
+        paths.add(info['lidar_path'])
+        paths.update(sensor['data_path'] for sensor in [*info['sweeps'], *info['cams'].values()])
+    missing = sorted(path for path in paths if not Path(path).is_file())
+    if missing:
+        raise FileNotFoundError(f'{len(missing)} of the {len(paths)} files named by the tables are missing, among them '
+                                f'{missing[0]}')
