@@ -26,6 +26,25 @@ def content_key(*contents):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def write_record(path, record):
+    """Write nested dicts of plain values as JSON, NaN as null; the file appears whole or not at all."""
+
+    def strict(value):
+        if isinstance(value, dict):
+            return {key: strict(child) for key, child in value.items()}
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(strict(record), indent=1, allow_nan=False))
+
+
+def read_record(path):
+    """Read what `write_record` wrote; null becomes NaN again."""
+    return json.loads(Path(path).read_text(),
+                      object_hook=lambda record: {key: math.nan if value is None else value
+                                                  for key, value in record.items()})
+
+
 def stored_test(cfg, checkpoint, modality, folder, drop_router=False, trust_checkpoint=False):
     """Test a checkpoint, or read the result of an earlier equal test.
 
@@ -58,10 +77,6 @@ def stored_test(cfg, checkpoint, modality, folder, drop_router=False, trust_chec
         start = time.perf_counter()
         metrics = run_test(cfg, checkpoint, metrics=['bbox'], seed=0, drop_router=drop_router,
                            trust_checkpoint=trust_checkpoint)
-        metrics = {name: None if math.isnan(value) else value for name, value in plain_values(metrics).items()}
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps({**origin, 'seconds': time.perf_counter() - start, 'metrics': metrics},
-                                            indent=1, allow_nan=False))
-    record = json.loads(path.read_text())
-    record['metrics'] = {name: math.nan if value is None else value for name, value in record['metrics'].items()}
+        write_record(path, {**origin, 'seconds': time.perf_counter() - start, 'metrics': plain_values(metrics)})
+    record = read_record(path)
     return {**record, 'reused': reused}

@@ -1,2 +1,3 @@
 from .frame_pictures import draw_bev, draw_cameras  # noqa: F401
 from .growth_plot import draw_growth  # noqa: F401
+from .sweep_plot import draw_sweep  # noqa: F401

@@ -3,9 +3,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..apis.atomic_file import atomic_path
-
-# Okabe and Ito's palette and markers of their own.
-_STYLES = (('#000000', 'o'), ('#56B4E9', 's'), ('#D55E00', '^'), ('#009E73', 'D'))
+from .line_styles import LINE_STYLES
 
 
 def draw_growth(path, growth):
@@ -19,7 +17,7 @@ def draw_growth(path, growth):
     FigureCanvasAgg(figure)
     for axes, (quantity, points) in zip(figure.subplots(1, len(growth), squeeze=False)[0], growth.items()):
         values = [value for value, _ in points]
-        for name, (color, marker) in zip(points[0][1], _STYLES):
+        for name, (color, marker) in zip(points[0][1], LINE_STYLES):
             axes.plot(values, [seconds[name] for _, seconds in points], color=color, marker=marker, label=name)
         axes.set(xlabel=quantity, ylabel='forward + backward (s)', xticks=values, ylim=(0, None))
         axes.grid(alpha=0.3)
