@@ -1,0 +1,60 @@
+"""The small checkpoint to hand out, made from one that training wrote."""
+from collections import OrderedDict
+
+import torch
+
+from .atomic_file import atomic_path
+from .checkpoint import TRAINING_PREFIX, plain_values, read_checkpoint
+from .result_store import file_sha256
+
+_KEPT_META = ('CLASSES', 'exp_name', 'seed', 'epoch', 'iter', 'config', 'mmdet_version', 'mmdet3d_version')
+
+
+def publish_checkpoint(source, target, notes=None, trust_checkpoint=False):
+    """Write the weights of a checkpoint in half precision, without optimizer, random states and auxiliary heads.
+
+    Models read such a file like any other; their weights stay in single precision, rounded to 11 bits.
+
+    Args:
+        source (str | Path): checkpoint as training writes it.
+        target (str | Path): file to write; appears whole or not at all.
+        notes (dict[str, str] | None): further entries of its `meta`.
+        trust_checkpoint (bool): see `read_checkpoint`.
+
+    Returns:
+        dict: `meta` of the written file: what training wrote of classes, config, seed, epochs and iterations,
+        `source_sha256`, and the notes.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_checkpoint`; a weight that is not finite or exceeds half precision;
+            notes that `meta` has already.
+    """
+    checkpoint = read_checkpoint(source, trusted=trust_checkpoint)
+    given = checkpoint.get('meta') or {}
+    meta = plain_values({key: given[key] for key in _KEPT_META if key in given})
+    meta['source_sha256'] = file_sha256(source)
+    taken = sorted(set(meta) & set(notes or {}))
+    if taken:
+        raise ValueError(f'notes must have names of their own, {taken} are written anyway')
+    meta.update(notes or {})
+
+    state_dict = checkpoint['state_dict']
+    weights = OrderedDict((key, _half(key, value)) for key, value in state_dict.items()
+                          if not key.startswith(TRAINING_PREFIX))
+    if hasattr(state_dict, '_metadata'):  # the format versions of modules, see `read_checkpoint`
+        weights._metadata = OrderedDict((module, value) for module, value in state_dict._metadata.items()
+                                        if not f'{module}.'.startswith(TRAINING_PREFIX))
+    with atomic_path(target) as temporary:
+        torch.save(dict(meta=meta, state_dict=weights), temporary)
+        read_checkpoint(temporary)  # needs no trust
+    return meta
+
+
+def _half(key, value):
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if not torch.isfinite(half).all():
+        raise ValueError(f'{key} does not fit into half precision: its largest magnitude is {value.abs().max():g}, '
+                         f'allowed: {torch.finfo(half.dtype).max:g}')
+    return half
