@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
+from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 
-from projects.mmdet3d_plugin.apis import load_config
+from projects.mmdet3d_plugin.apis import inference, load_config
 from projects.mmdet3d_plugin.datasets import FrameFolderDataset
+from tests.tiny_nuscenes import BOXES, CAMERAS, write_tiny_nuscenes
 
 CONFIG = 'configs/cmt_aqr_real_frame.py'
 SMALL = {
@@ -118,7 +120,34 @@ def test_an_aqr_checkpoint_without_its_router(demo, repo_root, tmp_path):
         demo(tmp_path / 'refused', tmp_path / 'aqr.pth', options=options)
 
 
+def test_samples_of_the_test_data(run_tool, repo_root, tmp_path):
+    write_tiny_nuscenes(tmp_path)
+    (tmp_path / 'config.py').write_text(f"""_base_ = '{repo_root / CONFIG}'
+data = dict(test=dict(
+    _delete_=True, type='CustomNuScenesDataset', data_root='data/', ann_file='data/nuscenes_infos_val.pkl',
+    classes={{{{_base_.class_names}}}}, pipeline={{{{_base_.test_pipeline}}}}, modality=dict(
+        use_camera=True, use_lidar=True, use_radar=False, use_map=False, use_external=False)))
+""")
+    options = ['--cfg-options', *(f'{key}={str(value).replace(" ", "")}' for key, value in SMALL.items())]
+    text = run_tool('demo.py', 'config.py', '--sample', 1, '--out', 'out', '--score-thr', 0, *options, cwd=tmp_path)
+    assert sorted(os.listdir(tmp_path / 'out')) == [name.replace('000', '001') for name in FILES]
+    written = json.loads((tmp_path / 'out/frame_001_detections.json').read_text())
+    assert written['sample'] == 'sample scene-0916' and written['detections']
+    assert ['frames', '1'] in [line.split() for line in text.splitlines()] and 'recall' not in text
+
+    dataset = build_dataset(load_config(tmp_path / 'config.py').data.test | dict(
+        data_root=f'{tmp_path}/data', ann_file=f'{tmp_path}/data/nuscenes_infos_val.pkl'))
+    assert inference.camera_names(dataset, 1) == list(CAMERAS)
+    np.testing.assert_allclose(inference.ground_truth(dataset, 1).gravity_center.numpy(), BOXES[:, :3], atol=1e-5)
+    del dataset.data_infos[1]['gt_boxes']
+    assert inference.ground_truth(dataset, 1) is None
+    text = run_tool('demo.py', 'config.py', '--sample', 0, 2, '--out', 'none', *options, cwd=tmp_path, code=1)
+    assert '--sample: the test data have samples 0 to 1, got [0, 2]' in text and not (tmp_path / 'none').exists()
+
+
 @pytest.mark.parametrize('arguments, message', [
+    (['--frame', '.', '--sample', '0', '--out', 'out'], 'argument --sample: not allowed with argument --frame'),
+    (['--out', 'out'], 'one of the arguments --frame --sample is required'),
     (['--frame', 'nowhere', '--out', 'out'], 'argument --frame: no such folder: nowhere'),
     (['--frame', '.', '--out', 'out', '--score-thr', '30'], 'argument --score-thr: must be in [0, 1], got 30.0'),
     (['--frame', '.', '--out', 'out'], 'looked for the info file'),

@@ -7,6 +7,7 @@ import torch
 from mmcv.parallel import collate
 from mmdet3d.datasets import build_dataset
 
+from ..datasets import FrameFolderDataset
 from .atomic_file import atomic_path
 from .distributed import wrap_model
 
@@ -26,12 +27,26 @@ def build_frame_dataset(cfg, frame_dir):
         type='FrameFolderDataset', data_root=frame_dir, pipeline=test.pipeline, classes=test.classes, test_mode=True))
 
 
+def ground_truth(dataset, index):
+    """Boxes of a sample (LiDARInstance3DBoxes) of nuScenes or a frame folder, None where it has no annotations."""
+    if isinstance(dataset, FrameFolderDataset):
+        annotated = dataset.has_ground_truth(index)
+    else:
+        annotated = 'gt_boxes' in dataset.data_infos[index]
+    return dataset.get_ann_info(index)['gt_bboxes_3d'] if annotated else None
+
+
+def camera_names(dataset, index):
+    """Names of the cameras of a sample, in the order of its images."""
+    return list(dataset.data_infos[index]['images' if isinstance(dataset, FrameFolderDataset) else 'cams'])
+
+
 def detect(model, dataset):
     """Run a detector over a dataset, one sample at a time, on CUDA where there is a GPU, otherwise on CPU.
 
     Args:
         model (nn.Module): detector in evaluation mode.
-        dataset (Dataset): in test mode.
+        dataset (Dataset): in test mode; a `torch.utils.data.Subset` of one will do.
 
     Yields:
         tuple[dict, dict, float]: a sample; its detections (`boxes_3d`, `scores_3d`, `labels_3d`, on CPU); the seconds
