@@ -14,7 +14,8 @@ from ...core.bbox.box_encoding import with_gravity_center
 from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_strength, check_windows
 from ..utils.denoising import DenoisingQueries
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
-from ..utils.position_encoding import bev_cell_centers, camera_ray_points, query_ray_points, sine_encoding
+from ..utils.position_encoding import (bev_cell_centers, camera_ray_points, num_octaves, octave_encoding,
+                                       query_ray_points, sine_encoding)
 from ..utils.query_projection import RoutingRecord
 from ..utils.token_layout import TokenLayout
 from .set_criterion import SetCriterion
@@ -55,7 +56,11 @@ class CmtHead(BaseModule):
         aqr_bias_denoising (bool): False leaves denoising queries neutral.
         aqr_router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
         position_cycles (float | None): highest frequency, in cycles over the detection range (>= 1), of the sinusoidal
-            encoding of BEV cells and queries; published checkpoints need None, see :func:`sine_encoding`.
+            encodings: of BEV cells and queries (:func:`sine_encoding`) and of points along camera rays
+            (:func:`octave_encoding`). None for published checkpoints, which encode rays as they are.
+        position_gain (float | None): normalise position embeddings (LayerNorm, whose gain starts at this value > 0).
+            Fresh ones are five times smaller than the features they are added to, so that attention does not see where
+            a token is. None, without normalisation, for published checkpoints.
         init_cfg: must be None.
 
     Raises:
@@ -67,7 +72,7 @@ class CmtHead(BaseModule):
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
                  loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
                  aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
-                 aqr_router=None, position_cycles=None, init_cfg=None):
+                 aqr_router=None, position_cycles=None, position_gain=None, init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
@@ -80,6 +85,8 @@ class CmtHead(BaseModule):
         check_windows(aqr_local_window_size)
         if position_cycles is not None and not (math.isfinite(position_cycles) and position_cycles >= 1):
             raise ValueError(f'position_cycles must be None or a finite number >= 1, got {position_cycles}')
+        if position_gain is not None and not (math.isfinite(position_gain) and position_gain > 0):
+            raise ValueError(f'position_gain must be None or a finite number > 0, got {position_gain}')
         tasks = tasks or [dict(class_names=list(names)) for names in _NUSCENES_TASKS]
         self.class_names = [list(task['class_names']) for task in tasks]
         self.num_query = num_query
@@ -99,8 +106,13 @@ class CmtHead(BaseModule):
         self.reference_points = nn.Embedding(num_query, 3)
         self.bev_embedding = nn.Sequential(
             nn.Linear(hidden_dim * 2, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, hidden_dim))
+        ray_features = depth_num * 3 * (1 if position_cycles is None else 2 * num_octaves(position_cycles))
         self.rv_embedding = nn.Sequential(
-            nn.Linear(depth_num * 3, hidden_dim * 4), nn.ReLU(inplace=True), nn.Linear(hidden_dim * 4, hidden_dim))
+            nn.Linear(ray_features, hidden_dim * 4), nn.ReLU(inplace=True), nn.Linear(hidden_dim * 4, hidden_dim))
+        if position_gain is not None:
+            for embedding in (self.bev_embedding, self.rv_embedding):
+                embedding.append(nn.LayerNorm(hidden_dim))
+                nn.init.constant_(embedding[-1].weight, position_gain)
         self.task_heads = ModuleList()
         for names in self.class_names:
             branches = dict(common_heads or _NUSCENES_BRANCHES, cls_logits=(len(names), 2))
@@ -211,11 +223,15 @@ class CmtHead(BaseModule):
             return embed
         rays, seen = query_ray_points(reference_points, *cameras, self.depth_num, self.pc_range)
         # Sum over the views that see the query.
-        return embed + (self.rv_embedding(rays) * seen.unsqueeze(-1)).sum(dim=1)
+        return embed + (self._embed_rays(rays) * seen.unsqueeze(-1)).sum(dim=1)
 
     def _embed_bev(self, positions):
         """Positions (..., >= 2) as fractions of the range -> (..., C)."""
         return self.bev_embedding(sine_encoding(positions, self.hidden_dim, self.position_cycles))
+
+    def _embed_rays(self, rays):
+        """Points along rays (..., depth_num * 3) as fractions of the range -> (..., C)."""
+        return self.rv_embedding(rays if self.position_cycles is None else octave_encoding(rays, self.position_cycles))
 
     def _token_embed(self, cameras, layout, like):
         """Position embeddings (H * W, C) of BEV cells and (B * V, h, w, C) of camera cells, None where absent."""
@@ -224,8 +240,8 @@ class CmtHead(BaseModule):
             bev = self._embed_bev(bev_cell_centers(layout.bev_shape, like))
         if layout.view_shape:
             _, img2lidar, image_size = cameras
-            rv = self.rv_embedding(camera_ray_points(img2lidar, image_size, layout.view_shape[1:], self.depth_num,
-                                                     self.pc_range))
+            rv = self._embed_rays(camera_ray_points(img2lidar, image_size, layout.view_shape[1:], self.depth_num,
+                                                    self.pc_range))
         return bev, rv
 
     def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None):

@@ -38,6 +38,27 @@ def sine_encoding(positions, num_feats, max_cycles=None):
     return torch.cat([waves[..., 1, :], waves[..., 0, :]], dim=-1)
 
 
+@full_precision
+def octave_encoding(positions, max_cycles):
+    """Sine and cosine of positions at 1, 2, 4, .. cycles over the range, the last one at most ``max_cycles``.
+
+    Args:
+        positions (Tensor): (..., N), fractions of the range.
+        max_cycles (float): >= 1.
+
+    Returns:
+        Tensor: (..., 2 * N * octaves).
+    """
+    cycles = 2.0**torch.arange(num_octaves(max_cycles), dtype=positions.dtype, device=positions.device)
+    angles = (2 * math.pi * positions.unsqueeze(-1) * cycles).flatten(-2)  # (..., N * octaves)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def num_octaves(max_cycles):
+    """How many of 1, 2, 4, .. are at most ``max_cycles``."""
+    return int(math.log2(max_cycles)) + 1
+
+
 def bev_cell_centers(bev_shape, like):
     """Centres of the BEV cells, (H * W, 2) as fractions (x, y) of the map, row-major.
 
