@@ -14,8 +14,8 @@ from ...core.bbox.box_encoding import with_gravity_center
 from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_strength, check_windows
 from ..utils.denoising import DenoisingQueries
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
-from ..utils.position_encoding import (bev_cell_centers, camera_ray_points, num_octaves, octave_encoding,
-                                       query_ray_points, sine_encoding)
+from ..utils.position_encoding import (bev_cell_centers, camera_ray_points, level_ray_points, num_octaves,
+                                       octave_encoding, query_ray_points, sine_encoding)
 from ..utils.query_projection import RoutingRecord
 from ..utils.token_layout import TokenLayout
 from .set_criterion import SetCriterion
@@ -58,8 +58,8 @@ class CmtHead(BaseModule):
         position_cycles (float | None): highest frequency, in cycles over the detection range (>= 1), of the sinusoidal
             encodings: of BEV cells and queries (:func:`sine_encoding`) and of points along camera rays
             (:func:`octave_encoding`). None for published checkpoints, which encode rays as they are.
-        position_gain (float | None): normalise position embeddings (LayerNorm, whose gain starts at this value > 0).
-            Fresh ones are five times smaller than the features they are added to, so that attention does not see where
+        position_gain (float | None): normalise position embeddings (LayerNorm, whose gain starts at this value > 0) and
+            start them centred over all places. Fresh ones are five times smaller than the features they are added to, so that attention does not see where
             a token is. None, without normalisation, for published checkpoints.
         init_cfg: must be None.
 
@@ -93,6 +93,7 @@ class CmtHead(BaseModule):
         self.hidden_dim = hidden_dim
         self.depth_num = depth_num
         self.position_cycles = position_cycles
+        self.position_gain = position_gain
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
         self.fp16_enabled = False
@@ -154,6 +155,19 @@ class CmtHead(BaseModule):
     def init_weights(self):
         super().init_weights()
         nn.init.uniform_(self.reference_points.weight, 0, 1)
+        if self.position_gain is not None:
+            self._center_positions()
+
+    @torch.no_grad()
+    def _center_positions(self):
+        """Free the position embeddings of their mean over places and rays all around, which is most of a fresh one: it
+        makes the embeddings of distant places alike.
+        """
+        places = bev_cell_centers((32, 32), self.reference_points.weight)
+        rays = level_ray_points(len(places), self.depth_num, self.pc_range, like=places)
+        for embedding, inputs in ((self.bev_embedding, self._encode_bev(places)),
+                                  (self.rv_embedding, self._encode_rays(rays))):
+            embedding[-2].bias.sub_(embedding[:-1](inputs).mean(dim=0))
 
     def forward(self, pts_feats, img_feats=None, img_metas=None):
         """Predict.
@@ -218,30 +232,30 @@ class CmtHead(BaseModule):
         """Position embedding of the queries, (B, Q, C)."""
         # Keeps off the borders, as in the box regression.
         reference_points = inverse_sigmoid(reference_points).sigmoid()
-        embed = self._embed_bev(reference_points)
+        embed = self.bev_embedding(self._encode_bev(reference_points))
         if cameras is None:
             return embed
         rays, seen = query_ray_points(reference_points, *cameras, self.depth_num, self.pc_range)
         # Sum over the views that see the query.
-        return embed + (self._embed_rays(rays) * seen.unsqueeze(-1)).sum(dim=1)
+        return embed + (self.rv_embedding(self._encode_rays(rays)) * seen.unsqueeze(-1)).sum(dim=1)
 
-    def _embed_bev(self, positions):
-        """Positions (..., >= 2) as fractions of the range -> (..., C)."""
-        return self.bev_embedding(sine_encoding(positions, self.hidden_dim, self.position_cycles))
+    def _encode_bev(self, positions):
+        """Positions (..., >= 2) as fractions of the range -> input of ``bev_embedding``."""
+        return sine_encoding(positions, self.hidden_dim, self.position_cycles)
 
-    def _embed_rays(self, rays):
-        """Points along rays (..., depth_num * 3) as fractions of the range -> (..., C)."""
-        return self.rv_embedding(rays if self.position_cycles is None else octave_encoding(rays, self.position_cycles))
+    def _encode_rays(self, rays):
+        """Points along rays (..., depth_num * 3) as fractions of the range -> input of ``rv_embedding``."""
+        return rays if self.position_cycles is None else octave_encoding(rays, self.position_cycles)
 
     def _token_embed(self, cameras, layout, like):
         """Position embeddings (H * W, C) of BEV cells and (B * V, h, w, C) of camera cells, None where absent."""
         bev = rv = None
         if layout.bev_shape:
-            bev = self._embed_bev(bev_cell_centers(layout.bev_shape, like))
+            bev = self.bev_embedding(self._encode_bev(bev_cell_centers(layout.bev_shape, like)))
         if layout.view_shape:
             _, img2lidar, image_size = cameras
-            rv = self._embed_rays(camera_ray_points(img2lidar, image_size, layout.view_shape[1:], self.depth_num,
-                                                    self.pc_range))
+            rays = camera_ray_points(img2lidar, image_size, layout.view_shape[1:], self.depth_num, self.pc_range)
+            rv = self.rv_embedding(self._encode_rays(rays))
         return bev, rv
 
     def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None):

@@ -97,6 +97,19 @@ def camera_ray_points(img2lidar, image_size, feature_size, depth_num, pc_range):
     return to_unit_range(points, pc_range).flatten(-2)
 
 
+def level_ray_points(count, depth_num, pc_range, like):
+    """Points along random rays from the LiDAR, all around and within 20 degrees of the horizon, as car cameras have.
+
+    Returns:
+        Tensor: (count, D * 3), fractions of the range.
+    """
+    azimuth, elevation = torch.rand(2, count, device=like.device, dtype=like.dtype)
+    azimuth, elevation = azimuth * 2 * math.pi, (elevation - 0.5) * math.radians(40)
+    direction = torch.stack([azimuth.cos() * elevation.cos(), azimuth.sin() * elevation.cos(), elevation.sin()], dim=-1)
+    points = direction.unsqueeze(1) * depth_bins(depth_num, pc_range, like).unsqueeze(-1)  # (count, D, 3)
+    return to_unit_range(points, pc_range).flatten(-2)
+
+
 @full_precision
 def query_ray_points(reference_points, lidar2img, img2lidar, image_size, depth_num, pc_range):
     """Points along the rays from every camera through every query.
