@@ -1,10 +1,12 @@
 """A detector and a dataset with the randomness and containers of the real ones, small enough to test the tools."""
 import os
 import random
+import signal
 
 import mmcv
 import numpy as np
 import torch
+from mmcv.fileio.file_client import HardDiskBackend
 from mmcv.parallel import DataContainer
 from mmcv.runner import HOOKS, Hook
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
@@ -119,11 +121,34 @@ class TinyDataset:
 
 @HOOKS.register_module()
 class KillHook(Hook):
-    """Ends the process without any clean-up when an epoch starts."""
+    """SIGKILL in an epoch: at its start, amid its iterations, while its checkpoint is written or it is evaluated."""
 
-    def __init__(self, epoch):
+    def __init__(self, epoch, moment='start'):
+        assert moment in ('start', 'iteration', 'writing', 'evaluation')
         self.epoch = epoch
+        self.moment = moment
 
     def before_train_epoch(self, runner):
         if runner.epoch == self.epoch:
-            os._exit(9)
+            if self.moment == 'start':
+                kill()
+            elif self.moment == 'writing':
+                HardDiskBackend.put = write_half_and_kill
+            elif self.moment == 'evaluation':
+                TinyDataset.evaluate = lambda *args, **kwargs: kill()
+
+    def after_train_iter(self, runner):
+        if (runner.epoch, runner.inner_iter, self.moment) == (self.epoch, 1, 'iteration'):
+            kill()
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_half_and_kill(self, obj, filepath):
+    """In the place of what mmcv writes checkpoints with."""
+    with open(filepath, 'wb') as file:
+        file.write(obj[:len(obj) // 2])
+        file.flush()
+        kill()

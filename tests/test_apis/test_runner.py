@@ -12,7 +12,7 @@ from mmcv.parallel import MMDataParallel
 
 from projects.mmdet3d_plugin.apis.checkpoint import read_checkpoint
 from projects.mmdet3d_plugin.apis.runner import CheckpointSafeRunner
-from tests.tiny_detector import TinyDetector
+from tests.tiny_detector import TinyDetector, write_half_and_kill
 
 
 def build(work_dir, width=8, **kwargs):
@@ -32,14 +32,7 @@ def at_epoch(runner, epoch):
 
 def save_and_die_half_way(runner):
     """What a kill leaves: half of the bytes, and no clean-up of any kind."""
-
-    def write_half(self, obj, filepath):
-        with open(filepath, 'wb') as file:
-            file.write(obj[:len(obj) // 2])
-            file.flush()
-            os._exit(9)
-
-    HardDiskBackend.put = write_half
+    HardDiskBackend.put = write_half_and_kill
     runner.save_checkpoint(runner.work_dir)
 
 
@@ -54,7 +47,7 @@ def test_a_kill_while_writing_leaves_the_old_checkpoints_whole(tmp_path, epoch):
     process = multiprocessing.get_context('fork').Process(target=save_and_die_half_way, args=(runner, ))
     process.start()
     process.join()
-    assert process.exitcode == 9
+    assert process.exitcode == -9
     assert len([name for name in os.listdir(tmp_path) if name.startswith('.')]) == 1  # it did die while writing
     assert sorted(path.name for path in tmp_path.glob('*.pth') if path.name[0] != '.') == ['epoch_2.pth', 'latest.pth']
     assert os.readlink(tmp_path / 'latest.pth') == 'epoch_2.pth' and (tmp_path / 'epoch_2.pth').read_bytes() == before

@@ -69,7 +69,7 @@ def test_resumed_run_equals_the_uninterrupted_one(run, trained, repo_root, tmp_p
     killed.write_text(f"_base_ = '{repo_root / CONFIG}'\n"
                       "custom_imports = dict(imports=['tests.tiny_detector'], allow_failed_imports=False)\n"
                       "custom_hooks = [dict(type='KillHook', epoch=1)]\n")
-    run(sys.executable, 'tools/train.py', killed, '--work-dir', tmp_path, '--seed', 3, expect=9)
+    run(sys.executable, 'tools/train.py', killed, '--work-dir', tmp_path, '--seed', 3, expect=-9)
     assert (tmp_path / 'epoch_1.pth').is_file() and not (tmp_path / 'epoch_2.pth').exists()
     run(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path, '--seed', 4, '--resume-from',
         tmp_path / 'epoch_1.pth')

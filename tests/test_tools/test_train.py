@@ -31,19 +31,35 @@ def test_the_work_directory_holds_what_mm_users_expect(trained):
     assert meta['CLASSES'] == ('thing', ) and 'TinyDetector' in meta['config'] and meta['mmdet3d_version']
 
 
-def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(run_tool, tmp_path):
-    """With worker processes, evaluations (one of them starts the resumed run), and schedules over all epochs."""
+KILL_OPTIONS = ['--deterministic', '--cfg-options', 'runner.max_epochs=3', 'data.workers_per_gpu=2',
+                'evaluation.start=1']
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(run_tool, tmp_path_factory):
+    """Weights after a run without a kill."""
+    folder = tmp_path_factory.mktemp('uninterrupted')
+    write_config(folder)
+    run_tool('train.py', 'tiny.py', '--work-dir', 'whole', *KILL_OPTIONS, cwd=folder)
+    return weights(folder / 'whole' / 'epoch_3.pth')
+
+
+@pytest.mark.parametrize('moment, newest', [('start', 1), ('iteration', 1), ('writing', 1), ('evaluation', 2)])
+def test_a_killed_run_resumed_equals_an_uninterrupted_one(run_tool, uninterrupted, tmp_path, moment, newest):
+    """Bit for bit, with worker processes, evaluations (one of them starts the resumed run), and schedules over all epochs."""
     write_config(tmp_path)
-    options = ['--deterministic', '--cfg-options', 'runner.max_epochs=3', 'data.workers_per_gpu=2',
-               'evaluation.start=1']
-    run_tool('train.py', 'tiny.py', '--work-dir', 'whole', *options, cwd=tmp_path)
-    (tmp_path / 'killed.py').write_text("_base_ = './tiny.py'\ncustom_hooks = [dict(type='KillHook', epoch=1)]\n")
-    run_tool('train.py', 'killed.py', '--work-dir', 'parts', *options, cwd=tmp_path, code=9)
-    assert not (tmp_path / 'parts' / 'epoch_2.pth').exists()
+    (tmp_path / 'killed.py').write_text(
+        f"_base_ = './tiny.py'\ncustom_hooks = [dict(type='KillHook', epoch=1, moment='{moment}')]\n")
+    run_tool('train.py', 'killed.py', '--work-dir', 'parts', *KILL_OPTIONS, cwd=tmp_path, code=-9)
+    assert os.readlink(tmp_path / 'parts' / 'latest.pth') == f'epoch_{newest}.pth'
+    assert (tmp_path / 'parts' / 'epoch_2.pth').exists() == (newest == 2)
+    leftovers = [name for name in os.listdir(tmp_path / 'parts') if name.startswith('.')]
+    assert len(leftovers) == (moment == 'writing')
     # Another seed: all that is random must come from the checkpoint.
-    run_tool('train.py', 'tiny.py', '--work-dir', 'parts', '--auto-resume', '--seed', 1, *options, cwd=tmp_path)
-    whole, parts = weights(tmp_path / 'whole' / 'epoch_3.pth'), weights(tmp_path / 'parts' / 'epoch_3.pth')
-    assert all(torch.equal(whole[key], parts[key]) for key in whole | parts)
+    run_tool('train.py', 'tiny.py', '--work-dir', 'parts', '--auto-resume', '--seed', 1, *KILL_OPTIONS, cwd=tmp_path)
+    resumed = weights(tmp_path / 'parts' / 'epoch_3.pth')
+    assert all(torch.equal(uninterrupted[key], resumed[key]) for key in uninterrupted | resumed)
+    assert not [name for name in os.listdir(tmp_path / 'parts') if name.startswith('.')]
 
 
 def test_augmentation_differs_from_epoch_to_epoch_and_from_process_to_process():
