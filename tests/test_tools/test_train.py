@@ -46,7 +46,7 @@ def uninterrupted(run_tool, tmp_path_factory):
 
 @pytest.mark.parametrize('moment, newest', [('start', 1), ('iteration', 1), ('writing', 1), ('evaluation', 2)])
 def test_a_killed_run_resumed_equals_an_uninterrupted_one(run_tool, uninterrupted, tmp_path, moment, newest):
-    """Bit for bit, with worker processes, evaluations (one of them starts the resumed run), and schedules over all epochs."""
+    """Bit for bit, with worker processes, evaluations (one starts the resumed run), and schedules over all epochs."""
     write_config(tmp_path)
     (tmp_path / 'killed.py').write_text(
         f"_base_ = './tiny.py'\ncustom_hooks = [dict(type='KillHook', epoch=1, moment='{moment}')]\n")
