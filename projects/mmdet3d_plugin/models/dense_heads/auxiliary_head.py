@@ -1,6 +1,6 @@
-"""Dense losses on BEV and camera features, in training only: every cell learns what is there, in the manner of CenterNet
-(Zhou et al., 2019) and CenterPoint (Yin et al., CVPR 2021). Features are worth attending to before attention has learnt
-where to look.
+"""Dense losses on BEV and camera features, in training only: every cell learns what is there, in the manner of
+CenterNet (Zhou et al., 2019) and CenterPoint (Yin et al., CVPR 2021). Features are worth attending to before attention
+has learnt where to look.
 """
 from typing import NamedTuple
 

@@ -59,8 +59,8 @@ class CmtHead(BaseModule):
             encodings: of BEV cells and queries (:func:`sine_encoding`) and of points along camera rays
             (:func:`octave_encoding`). None for published checkpoints, which encode rays as they are.
         position_gain (float | None): normalise position embeddings (LayerNorm, whose gain starts at this value > 0) and
-            start them centred over all places. Fresh ones are five times smaller than the features they are added to, so that attention does not see where
-            a token is. None, without normalisation, for published checkpoints.
+            start them centred over all places. Fresh ones are five times smaller than the features they are added to,
+            so that attention does not see where a token is. None, without normalisation, for published checkpoints.
         init_cfg: must be None.
 
     Raises:
