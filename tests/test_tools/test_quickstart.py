@@ -1,0 +1,96 @@
+"""tools/quickstart.sh with a Python that writes what the tools write, and dies where it is told to."""
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+TOOLS = ['make_synthetic_nuscenes.py', 'create_data.py', 'train.py', 'compare.py', 'demo.py']
+PYTHON = """#!/bin/bash
+echo "$@" >> calls.txt
+tool=$(basename "$1")
+for out in "$@"; do :; done   # the last argument
+work=work_dirs/quickstart
+if [ -e "die_in_$tool" ]; then
+    how=$(cat "die_in_$tool"); rm "die_in_$tool"
+    case $how in script) kill -KILL $PPID; exit ;; *) echo "broken: $tool" >&2; exit 3 ;; esac
+fi
+case $tool in
+    make_synthetic_nuscenes.py) mkdir -p data/nuscenes_synthetic/v1.0-mini ;;
+    create_data.py) touch data/nuscenes_synthetic/nuscenes_dbinfos_train.pkl ;;
+    train.py)
+        echo "noise"; echo "now - mmdet - INFO - Epoch [1][10/20]"
+        mkdir -p $work/aqr; touch $work/aqr/latest.pth ;;
+    compare.py)
+        echo "noise"; echo "[1/2] baseline, both"
+        mkdir -p $work/compare; echo "| the table |" > $work/compare/comparison.md ;;
+    demo.py) mkdir -p "$out"; touch "$out/frame_000_bev.png" ;;
+esac
+"""
+
+
+@pytest.fixture
+def project(repo_root, tmp_path):
+    (tmp_path / 'tools').mkdir()
+    (tmp_path / '.venv/bin').mkdir(parents=True)
+    for name, text in {'tools/setup_env.sh': '#!/bin/sh\n', '.venv/bin/python': PYTHON}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    shutil.copy(repo_root / 'tools/quickstart.sh', tmp_path / 'tools')
+    return tmp_path
+
+
+def run(project, *arguments):
+    environment = {key: value for key, value in os.environ.items() if key not in ('PYTHON', 'CMT_AQR_ACTIVE')}
+    return subprocess.run([project / 'tools/quickstart.sh', *arguments], cwd='/', env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+
+
+def calls(project):
+    """Names of the tools run since the last call of this function."""
+    log = project / 'calls.txt'
+    names = [line.split()[0].removeprefix('tools/') for line in log.read_text().splitlines()]
+    log.unlink()
+    return names
+
+
+def test_all_steps_once(project):
+    result = run(project)
+    assert result.returncode == 0, result.stdout
+    train = [line for line in (project / 'calls.txt').read_text().splitlines() if 'train.py' in line]
+    assert train == ['tools/train.py configs/cmt_aqr_synthetic.py --work-dir work_dirs/quickstart/aqr --auto-resume '
+                     '--no-validate --cfg-options load_from=configs/checkpoints/cmt_synthetic.pth']
+    assert calls(project) == [*TOOLS, 'demo.py']
+    assert '| the table |' in result.stdout and result.stdout.count('frame_000_bev.png') == 2
+    assert 'Epoch [1][10/20]' in result.stdout and '[1/2] baseline' in result.stdout and 'noise' not in result.stdout
+    again = run(project)
+    assert calls(project) == ['compare.py'] and again.stdout.count('done before') == 4
+    assert '| the table |' in again.stdout
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_an_error_stops_it_and_the_next_run_repeats_that_step(project, tool):
+    (project / f'die_in_{tool}').write_text('error')
+    result = run(project)
+    assert result.returncode != 0 and f'broken: {tool}' in result.stdout and 'the table' not in result.stdout
+    assert calls(project) == TOOLS[:TOOLS.index(tool) + 1]
+    assert run(project).returncode == 0
+    repeated = calls(project)
+    assert repeated[0] == ('compare.py' if tool == 'demo.py' else tool) and repeated[-1] == 'demo.py'
+
+
+@pytest.mark.parametrize('tool', TOOLS)
+def test_a_killed_script_goes_on(project, tool):
+    (project / f'die_in_{tool}').write_text('script')
+    assert run(project).returncode == -signal.SIGKILL
+    assert calls(project) == TOOLS[:TOOLS.index(tool) + 1]
+    result = run(project)
+    assert result.returncode == 0 and '| the table |' in result.stdout
+    assert calls(project)[-1] == 'demo.py'
+
+
+def test_arguments(project):
+    result = run(project, '--help')
+    assert result.returncode == 0 and result.stdout.startswith('The whole job on synthetic data')
+    assert run(project, 'fast').returncode == 2 and not (project / 'calls.txt').exists()

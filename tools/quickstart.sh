@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# The whole job on synthetic data in nuScenes' format: environment, data, info files, fine-tuning of AQR from the
+# baseline in this repository, test of both models with both sensors and with each alone, pictures.
+#
+# Steps that are done are skipped, so it can be interrupted at any time and run again. Everything lies in
+# data/nuscenes_synthetic and work_dirs/quickstart; remove them to start afresh.
+# Environment variables: those of tools/setup_env.sh.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[ $# = 0 ] || { sed -n '2,7s/^# \{0,1\}//p' tools/quickstart.sh; [ "$*" = --help ] && exit 0 || exit 2; }
+
+data=data/nuscenes_synthetic work=work_dirs/quickstart
+baseline_config=configs/cmt_synthetic.py baseline=configs/checkpoints/cmt_synthetic.pth
+aqr_config=configs/cmt_aqr_synthetic.py aqr=$work/aqr/latest.pth
+mkdir -p "$work"
+exec 8> "$work/.lock"          # also held by what a killed quickstart left running
+flock -n 8 || { echo 'waiting for another quickstart to end'; flock 8; }
+
+# step TITLE STAMP COMMAND...: skipped where the file STAMP exists, which appears when COMMAND has succeeded.
+step() {
+    local title=$1 stamp=$2 start=$SECONDS; shift 2
+    if [ -n "$stamp" ] && [ -e "$stamp" ]; then
+        printf '== %s: done before\n' "$title"
+        return
+    fi
+    printf '== %s\n' "$title"
+    "$@"
+    [ -z "$stamp" ] || touch "$stamp"
+    printf '== %s: %d s\n' "$title" $((SECONDS - start))
+}
+
+# filtered NAME PATTERN SCRIPT...: runs a Python script; shows only lines that match, in case of an error its end.
+filtered() {
+    local log=$work/$1.txt pattern=$2; shift 2
+    "$python" "$@" 2>&1 | tee "$log" |
+        awk -v pattern="$pattern" '$0 ~ pattern { print substr($0, 1, 160); fflush() }' ||
+        { tail -n 20 "$log"; return 1; }
+}
+generate() {
+    "$python" tools/make_synthetic_nuscenes.py --out $data --version v1.0-mini
+}
+create_infos() {
+    "$python" tools/create_data.py nuscenes --root-path $data --version v1.0-mini --out-dir $data --extra-tag nuscenes
+}
+fine_tune() {
+    filtered train ' - (Epoch|resumed from|loaded) ' tools/train.py $aqr_config --work-dir $work/aqr --auto-resume \
+        --no-validate --cfg-options load_from=$baseline
+}
+compare() {
+    filtered compare '^([[][0-9]+/|tested|kept)' tools/compare.py baseline=$baseline_config:$baseline \
+        aqr=$aqr_config:$aqr --out $work/compare
+}
+draw() {
+    "$python" tools/demo.py $baseline_config $baseline --sample 0 10 --out $work/pictures/baseline
+    "$python" tools/demo.py $aqr_config $aqr --sample 0 10 --out $work/pictures/aqr
+}
+
+step 'environment' '' tools/setup_env.sh
+python=.venv/bin/python
+[ "${CMT_AQR_ACTIVE:-0}" != 1 ] || python=$(command -v "${PYTHON:-python}")
+step 'synthetic data' $data/v1.0-mini generate
+step 'info files and ground-truth database' $data/nuscenes_dbinfos_train.pkl create_infos
+step 'fine-tuning of AQR from the baseline' $work/aqr/.finished fine_tune
+step 'test of baseline and AQR' '' compare
+step 'pictures' $work/pictures/.finished draw
+
+printf '\n'
+cat $work/compare/comparison.md
+printf '\nfor spreadsheets: %s\npictures:\n' $work/compare/comparison.csv
+ls $work/pictures/*/*.png
+printf '\n%d s in all\n' $SECONDS
