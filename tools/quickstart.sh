@@ -44,7 +44,7 @@ create_infos() {
 }
 fine_tune() {
     filtered train ' - (Epoch|resumed from|loaded) ' tools/train.py $aqr_config --work-dir $work/aqr --auto-resume \
-        --no-validate --cfg-options load_from=$baseline
+        --no-validate
 }
 compare() {
     filtered compare '^([[][0-9]+/|tested|kept)' tools/compare.py baseline=$baseline_config:$baseline \

@@ -60,7 +60,7 @@ def test_all_steps_once(project):
     assert result.returncode == 0, result.stdout
     train = [line for line in (project / 'calls.txt').read_text().splitlines() if 'train.py' in line]
     assert train == ['tools/train.py configs/cmt_aqr_synthetic.py --work-dir work_dirs/quickstart/aqr --auto-resume '
-                     '--no-validate --cfg-options load_from=configs/checkpoints/cmt_synthetic.pth']
+                     '--no-validate']
     assert calls(project) == [*TOOLS, 'demo.py']
     assert '| the table |' in result.stdout and result.stdout.count('frame_000_bev.png') == 2
     assert 'Epoch [1][10/20]' in result.stdout and '[1/2] baseline' in result.stdout and 'noise' not in result.stdout
