@@ -149,6 +149,19 @@ class TestLoadWeights:
         assert torch.equal(model.pts_bbox_head['reg'].bias, expected)
         assert torch.equal(model.encoder[0].weight, source.encoder[0].weight)
 
+    def test_auxiliary_heads_may_be_missing(self, caplog):
+        """They serve training only: published checkpoints do without them."""
+        source, model = TinyDetector(), TinyDetector()
+        model.auxiliary_heads = nn.ModuleDict(dict(bev=nn.Linear(2, 2)))
+        expected = model.auxiliary_heads['bev'].weight.clone()
+        with caplog.at_level(logging.INFO):
+            load_weights(model, source.state_dict(), 'published.pth', logger=logging.getLogger())
+        assert 'published.pth lacks weights that stay as initialised: auxiliary_heads.bev.weight' in caplog.text
+        assert torch.equal(model.auxiliary_heads['bev'].weight, expected)
+        assert torch.equal(model.encoder[0].weight, source.encoder[0].weight)
+        with pytest.raises(ValueError, match='Unexpected key.*auxiliary_heads.bev'):
+            load_weights(TinyDetector(), model.state_dict())
+
     @pytest.mark.parametrize('metadata', [True, False])
     def test_missing_sparse_convolutions_stay_as_they_are(self, metadata):
         """In a file without version metadata those that are there are permuted, those that are not must not be."""

@@ -12,6 +12,10 @@ from mmdet3d.models import build_model
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 IMAGE_SIZE = (64, 96)
 FOCAL = 40.0
+AUXILIARY_HEADS = dict(
+    bev=dict(type='BEVAuxiliaryHead', in_channels=128, num_classes=10, pc_range=[-54.0, -54, -5, 54, 54, 3],
+             cell_size=[2.25, 2.25]),
+    camera=dict(type='CameraAuxiliaryHead', in_channels=128, num_classes=10))
 
 
 def small_config(**head):

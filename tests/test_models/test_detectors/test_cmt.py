@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .conftest import AUXILIARY_HEADS
+
 
 def losses_of(detector, data):
     return detector.train()(return_loss=True, **copy.deepcopy(data))
@@ -80,6 +82,60 @@ def test_single_modality_models(make_detector, make_data, model, present):
     detector, data = make_detector(model=model), make_data()
     data['img' if present == 'points' else 'points'] = None
     assert all(torch.isfinite(loss) for loss in losses_of(detector, data).values())
+
+
+class TestAuxiliaryHeads:
+    NAMES = {f'loss_aux_{name}_{part}' for name in AUXILIARY_HEADS for part in ('heatmap', 'box')}
+
+    def test_losses_are_added_and_reach_every_parameter(self, make_detector, make_data):
+        plain = losses_of(make_detector(), make_data())
+        detector = make_detector(model=dict(auxiliary_heads=AUXILIARY_HEADS))
+        losses = losses_of(detector, make_data())
+        assert set(losses) - set(plain) == self.NAMES and set(plain) < set(losses)
+        assert all(torch.isfinite(losses[name]) and losses[name] > 0 for name in self.NAMES)
+        sum(losses[name] for name in self.NAMES).backward()
+        assert all(p.grad is not None for p in detector.auxiliary_heads.parameters())
+        for branch in (detector.img_backbone.conv1, detector.pts_backbone.blocks[0][0]):
+            assert branch.weight.grad.abs().max() > 0
+
+    def test_detections_do_not_depend_on_them(self, make_detector, make_data):
+        detector, data = make_detector(model=dict(auxiliary_heads=AUXILIARY_HEADS)), make_data()
+        plain = make_detector(seed=1)
+        state = detector.state_dict()
+        own = {name for name in state if name.startswith('auxiliary_heads.')}
+        assert len(own) == 2 * 10
+        plain.load_state_dict({name: value for name, value in state.items() if name not in own})
+        for found, expected in zip(detect(detector, data), detect(plain, data)):
+            assert torch.equal(found['pts_bbox']['boxes_3d'].tensor, expected['pts_bbox']['boxes_3d'].tensor)
+
+    @pytest.mark.parametrize('num_boxes', [(3, 2), (0, 0)])
+    def test_silenced_sensors_give_no_targets(self, make_detector, make_data, num_boxes):
+        """Points of the first sample at the origin, images of the second black: their maps take no part."""
+        detector, data = make_detector(model=dict(auxiliary_heads=AUXILIARY_HEADS)), make_data(num_boxes=num_boxes)
+        given = {}
+        for name, head in detector.auxiliary_heads.items():
+            loss = head.loss
+            head.loss = lambda *args, name=name, loss=loss: given.update({name: args[-1]}) or loss(*args)
+        data['points'][0] = torch.zeros(50, 5)
+        data['img'][1] = 0
+        losses = losses_of(detector, data)
+        assert given['bev'].tolist() == [False, True] and given['camera'].tolist() == [True] * 6 + [False] * 6
+        sum(losses.values()).backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters())
+
+    @pytest.mark.parametrize('absent', ['points', 'img'])
+    def test_absent_sensors(self, make_detector, make_data, absent):
+        data = make_data()
+        del data[absent]
+        losses = losses_of(make_detector(model=dict(auxiliary_heads=AUXILIARY_HEADS)), data)
+        assert {name for name in losses if 'aux' in name} == {name for name in self.NAMES
+                                                              if ('bev' in name) == (absent == 'img')}
+
+    @pytest.mark.parametrize('heads, model', [(dict(lidar=AUXILIARY_HEADS['bev']), {}),
+                                              (AUXILIARY_HEADS, dict(img_backbone=None, img_neck=None))])
+    def test_heads_without_features(self, make_detector, heads, model):
+        with pytest.raises(ValueError, match='auxiliary_heads: no features'):
+            make_detector(model=dict(auxiliary_heads=heads, **model))
 
 
 class TestTrainOnly:

@@ -17,11 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from projects.mmdet3d_plugin.apis import distributed
 
+from .conftest import AUXILIARY_HEADS
 
-@pytest.fixture
-def detector(make_detector):
+
+def without_chance(detector):
     """Everything that depends on chance or on the other samples of a batch is off."""
-    detector = make_detector(enable_aqr=True, noise_scale=0.0)
     nn.init.normal_(detector.pts_bbox_head.aqr_router.mlp[-1].weight, std=0.1)
     for module in detector.modules():
         if isinstance(module, nn.Dropout):
@@ -30,6 +30,11 @@ def detector(make_detector):
             module.eval()
             module.train = lambda mode=True: None
     return detector
+
+
+@pytest.fixture
+def detector(make_detector):
+    return without_chance(make_detector(enable_aqr=True, noise_scale=0.0))
 
 
 def step(detector, data):
@@ -109,3 +114,19 @@ def test_denoising_boxes_are_averaged_over_processes(detector, make_data, tmp_pa
     alone = [dn_loss_bbox(rank) for rank in range(2)]
     together = on_two_processes(dn_loss_bbox, tmp_path, monkeypatch)
     assert together == pytest.approx([alone[0] * 4 / 3, alone[1] * 2 / 3], rel=1e-4)
+
+
+def test_auxiliary_losses(make_detector, make_data, tmp_path, monkeypatch):
+    """One process has no box and no points: every parameter takes part, and positives are averaged over processes."""
+    detector = without_chance(make_detector(enable_aqr=True, noise_scale=0.0, model=dict(
+        auxiliary_heads=AUXILIARY_HEADS)))
+    data = make_data((300, 0), (4, 0))
+    first, second = on_two_processes(lambda rank: step(detector, sample(data, rank)), tmp_path, monkeypatch)
+    assert all(torch.equal(first['state'][name], value) for name, value in second['state'].items())
+
+    def box_loss(rank):
+        return copy.deepcopy(detector).train()(return_loss=True, **copy.deepcopy(sample(data, rank)))[
+            'loss_aux_bev_box'].item()
+
+    alone = box_loss(0)
+    assert on_two_processes(box_loss, tmp_path, monkeypatch) == pytest.approx([2 * alone, 0], rel=1e-4)
