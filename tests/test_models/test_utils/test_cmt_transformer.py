@@ -18,9 +18,9 @@ def _layer_config(operation_order, **layer):
                            **layer))
 
 
-def build(operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), **layer):
+def build(operation_order=('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'), options=None, **layer):
     torch.manual_seed(0)
-    transformer = build_transformer(ConfigDict(type='CmtTransformer', decoder=dict(
+    transformer = build_transformer(ConfigDict(type='CmtTransformer', **(options or {}), decoder=dict(
         type='PETRTransformerDecoder', return_intermediate=True, num_layers=2,
         transformerlayers=_layer_config(operation_order, **layer))))
     transformer.init_weights()
@@ -172,3 +172,60 @@ def test_recomputation_really_happens():
     transformer.decoder.layers[0].ffns[0].register_forward_hook(lambda *_: calls.append(1))
     transformer(*inputs())[0].sum().backward()
     assert len(calls) == 2
+
+
+class TestLocalStart:
+
+    @pytest.mark.parametrize('order', ORDERS)
+    def test_queries_and_keys_of_cross_attention_share_an_orthogonal_matrix(self, order):
+        plain, local = build(order), build(order, dict(local_start=3.0))
+        slot = local.decoder.attention_slot('cross_attn')
+        starts = []
+        for before, after in zip(plain.decoder.layers, local.decoder.layers):
+            attn = after.attentions[slot].attn
+            query, key, value = attn.in_proj_weight.detach().chunk(3)
+            assert torch.equal(query, key) and not attn.in_proj_bias[:32].any()
+            torch.testing.assert_close(query @ query.T, 9 * torch.eye(16, dtype=torch.float64), rtol=0, atol=1e-5)
+            starts.append(query)
+            # All else is as it was.
+            torch.testing.assert_close(value, before.attentions[slot].attn.in_proj_weight.detach().chunk(3)[2])
+            torch.testing.assert_close(after.attentions[1 - slot].attn.in_proj_weight,
+                                       before.attentions[1 - slot].attn.in_proj_weight)
+        assert not torch.allclose(*starts)
+
+    def test_attention_falls_on_tokens_of_like_position(self):
+        """A query with the embedding of a token attends to it; without the option it does not."""
+        x, x_img, query, bev_pos, rv_pos = inputs(batch=1, num_query=12)
+        query = bev_pos[None]
+        mass = {}
+        for start in (None, 2.0):
+            transformer = build(options=dict(local_start=start)).eval()
+            recorded = []
+            attn = transformer.decoder.layers[0].attentions[1].attn
+            attn.register_forward_pre_hook(lambda module, args: recorded.append(args[:2]))
+            transformer(0.1 * x, 0.1 * x_img, query, bev_pos, rv_pos)
+            q, k = (torch.nn.functional.linear(*args).unflatten(-1, (2, -1)).transpose(1, 2) for args in
+                    zip(recorded[0], attn.in_proj_weight.chunk(3)))
+            attention = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)  # (1, heads, 12, F)
+            mass[start] = attention[..., :12].diagonal(dim1=-2, dim2=-1).mean().item()
+        assert mass[None] < 3 / NUM_TOKENS and mass[2.0] > 0.5, mass
+
+    @pytest.mark.parametrize('value', [0, -1.0, float('inf'), float('nan')])
+    def test_bad_values(self, value):
+        with pytest.raises(ValueError, match='local_start must be'):
+            build(options=dict(local_start=value))
+
+
+def test_position_in_content():
+    """Queries start from their position, and values carry that of their token; off, positions act on scores alone."""
+    args = inputs()
+    taken = {}
+    for position_in_content in (False, True):
+        transformer = build(options=dict(position_in_content=position_in_content))
+        transformer.decoder.register_forward_pre_hook(
+            lambda module, args, kwargs, name=position_in_content: taken.update({name: kwargs}), with_kwargs=True)
+        transformer(*args)
+    off, on = taken[False], taken[True]
+    assert not off['query'].any() and torch.equal(off['value'], off['key'])
+    assert torch.equal(on['query'], on['query_pos']) and torch.equal(on['value'], on['key'] + on['key_pos'])
+    assert all(torch.equal(on[name], off[name]) for name in ('key', 'query_pos', 'key_pos'))
