@@ -75,6 +75,12 @@ def test_results_are_reused_while_their_contents_are_the_same(run_tool, folder):
     assert compare('other=tiny_nuscenes.py:renamed.pth') == (0, 1)
 
 
+def test_another_data_set(run_tool, repo_root, folder):
+    config = repo_root / 'configs/cmt_aqr_real_frame.py'
+    text = run_tool('compare.py', f'a={config}:baseline.pth', '--out', 'out', cwd=folder, code=1)
+    assert 'data.test must be a nuScenes dataset, which has an ann_file; got FrameFolderDataset' in text
+
+
 @pytest.mark.parametrize('arguments, message', [
     (['tiny_nuscenes.py:baseline.pth'], 'expected NAME=CONFIG:CHECKPOINT'),
     (['a=tiny_nuscenes.py'], 'expected NAME=CONFIG:CHECKPOINT'),

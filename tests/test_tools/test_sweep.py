@@ -33,7 +33,7 @@ def test_a_killed_run_leaves_the_others_alone_and_goes_on(run_tool, folder):
     assert (killed / 'epoch_1.pth').is_file() and not (killed / 'result.json').exists()
 
     text = run_tool('sweep.py', *arguments, '--bias-strength', 3, cwd=folder)
-    assert text.count('finished in an earlier run') == 1
+    assert text.count('finished in an earlier run') == 1 and 'latest.pth: epoch 1, iteration 2' in text
     mode, = (folder / 'out').glob('global_3_*')  # the same folder
     table = printed_table(text)
     assert table['global'][:2] == ['3', '0.750'] and table['global'][-1] == 'True' and table['local'][-1] == 'False'
@@ -82,6 +82,8 @@ def is_running(pid):
     (['tiny_nuscenes_aqr.py', '--bias-strength', '3', '3'], 'strengths must be given and differ, got [3.0, 3.0]'),
     (['tiny_nuscenes_aqr.py', '--mode', 'both'], "invalid choice: 'both'"),
     (['tiny_nuscenes_aqr.py', '--checkpoint', 'no.pth'], 'no such file: no.pth'),
+    (['tiny_nuscenes_aqr.py', '--checkpoint', 'baseline.pth', '--cfg-options', 'load_from=other.pth'],
+     'load_from=other.pth among the options contradicts checkpoint=baseline.pth'),
     (['tiny_nuscenes_aqr.py', '--cfg-options', 'model.pts_bbox_head.aqr_local_window_size=4'], 'window'),
     (['tiny_nuscenes_aqr.py', '--cfg-options', 'model.pts_bbox_head.aqr_per_view=True'], 'per_view=True is for global'),
     (['tiny_nuscenes_aqr.py', '--cfg-options', 'data.test.ann_file=data/no.pkl'], 'No such file or directory'),

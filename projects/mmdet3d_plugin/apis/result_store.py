@@ -67,6 +67,8 @@ def stored_test(cfg, checkpoint, modality, folder, drop_router=False, trust_chec
         ValueError: see `run_test` and `with_modality`.
     """
     cfg = with_modality(cfg, modality)
+    if cfg.data.test.get('ann_file') is None:
+        raise ValueError(f'data.test must be a nuScenes dataset, which has an ann_file; got {cfg.data.test.type}')
     origin = dict(modality=modality, checkpoint=str(checkpoint), checkpoint_sha256=file_sha256(checkpoint),
                   info_file_sha256=file_sha256(cfg.data.test.ann_file))
     key = content_key({name: cfg.get(name) for name in _TEST_SETTINGS}, cfg.data.test, origin['modality'],

@@ -40,7 +40,7 @@ class BiasSweep:
 
     Raises:
         FileNotFoundError: no such config, checkpoint or info file.
-        ValueError: values given twice, a config without AQR, or a setting that the head would refuse.
+        ValueError: values given twice, two checkpoints, a config without AQR, or a setting that the head would refuse.
     """
 
     def __init__(self, config, options, strengths, modes, out, checkpoint=None, seed=0, trust_checkpoint=False):
@@ -49,6 +49,8 @@ class BiasSweep:
                 raise ValueError(f'{name} must be given and differ, got {list(values)}')
         if not set(modes) <= set(MODES):
             raise ValueError(f'modes must be of {MODES}, got {list(modes)}')
+        if checkpoint is not None and 'load_from' in (options or {}):
+            raise ValueError(f'load_from={options["load_from"]} among the options contradicts checkpoint={checkpoint}')
         self.out, self.seed, self.trust_checkpoint = Path(out), seed, trust_checkpoint
         self.config, self.runs = config, {}
         for mode in modes:
