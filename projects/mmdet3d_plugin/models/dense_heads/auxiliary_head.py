@@ -120,9 +120,8 @@ class AuxiliaryHead(BaseModule):
     def draw_heatmap(self, objects, like):
         """Gaussians of the size of the boxes, 1 at the cells of their centres, (M, num_classes, h, w)."""
         heatmap = torch.zeros_like(like, dtype=torch.float32)
-        largest = like.new_tensor(like.shape[:-3:-1])  # (w, h): a Gaussian need not be larger
         for index, label, center, size in zip(objects.map_index, objects.label, objects.center, objects.size):
-            width, height = torch.minimum(size, largest)
+            width, height = size.clamp(max=max(like.shape[-2:]))  # a box right before the lens is larger than all else
             radius = max(self.min_radius, int(gaussian_radius((height, width), self.gaussian_overlap)))
             draw_heatmap_gaussian(heatmap[index, label], center.floor().long(), radius)
         return heatmap
