@@ -217,15 +217,15 @@ class TestLocalStart:
 
 
 def test_position_in_content():
-    """Queries start from their position, and values carry that of their token; off, positions act on scores alone."""
+    """Queries start from that share of their position; without it, positions act on scores alone."""
     args = inputs()
     taken = {}
-    for position_in_content in (False, True):
-        transformer = build(options=dict(position_in_content=position_in_content))
+    for share in (0.0, 0.25):
+        transformer = build(options=dict(position_in_content=share))
         transformer.decoder.register_forward_pre_hook(
-            lambda module, args, kwargs, name=position_in_content: taken.update({name: kwargs}), with_kwargs=True)
+            lambda module, args, kwargs, share=share: taken.update({share: kwargs}), with_kwargs=True)
         transformer(*args)
-    off, on = taken[False], taken[True]
-    assert not off['query'].any() and torch.equal(off['value'], off['key'])
-    assert torch.equal(on['query'], on['query_pos']) and torch.equal(on['value'], on['key'] + on['key_pos'])
-    assert all(torch.equal(on[name], off[name]) for name in ('key', 'query_pos', 'key_pos'))
+    off, on = taken[0.0], taken[0.25]
+    assert not off['query'].any()
+    assert on['query'].any() and torch.equal(on['query'], 0.25 * on['query_pos'])
+    assert all(torch.equal(on[name], off[name]) for name in ('key', 'value', 'query_pos', 'key_pos'))
