@@ -2,7 +2,10 @@
 _base_ = './cmt_synthetic.py'
 model = dict(
     train_only=['pts_bbox_head.aqr_router'],
-    pts_bbox_head=dict(enable_aqr=True, aqr_router=dict(windows=dict(lidar=3, camera=7))))
+    pts_bbox_head=dict(
+        enable_aqr=True,
+        aqr_local_window_size=dict(lidar=5, camera=9),
+        aqr_router=dict(windows=dict(lidar=3, camera=7))))
 optimizer = dict(lr=1e-3)
 lr_config = dict(warmup_iters=20)
 total_epochs = 6
