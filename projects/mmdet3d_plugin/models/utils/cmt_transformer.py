@@ -48,7 +48,9 @@ class CmtTransformer(BaseModule):
 
     @torch.no_grad()
     def _start_local(self, attn):
-        """Tie the query and key projections of an attention with parameters named as in nn.MultiheadAttention."""
+        """Tie the query and key projections of an attention with the parameters of nn.MultiheadAttention; their biases
+        are zero from the constructor.
+        """
         query, key, _ = attn.in_proj_weight.chunk(3)
         nn.init.orthogonal_(query, gain=self.local_start)
         key.copy_(query)
