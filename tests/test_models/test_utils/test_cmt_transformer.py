@@ -214,18 +214,3 @@ class TestLocalStart:
     def test_bad_values(self, value):
         with pytest.raises(ValueError, match='local_start must be'):
             build(options=dict(local_start=value))
-
-
-def test_position_in_content():
-    """Queries start from that share of their position; without it, positions act on scores alone."""
-    args = inputs()
-    taken = {}
-    for share in (0.0, 0.25):
-        transformer = build(options=dict(position_in_content=share))
-        transformer.decoder.register_forward_pre_hook(
-            lambda module, args, kwargs, share=share: taken.update({share: kwargs}), with_kwargs=True)
-        transformer(*args)
-    off, on = taken[0.0], taken[0.25]
-    assert not off['query'].any()
-    assert on['query'].any() and torch.equal(on['query'], 0.25 * on['query_pos'])
-    assert all(torch.equal(on[name], off[name]) for name in ('key', 'value', 'query_pos', 'key_pos'))

@@ -20,18 +20,14 @@ class CmtTransformer(BaseModule):
         local_start (float | None): where given, the query and key projections of every cross-attention start as one and
             the same random orthogonal matrix times this factor (> 0), so that queries attend to tokens with a position
             embedding like theirs from the first step on.
-        position_in_content (float): queries start from this share of their position embedding. Published checkpoints
-            need 0: there, queries start from zeros and positions act on attention scores alone, so that a query knows
-            its own place only by what it attends to, and along a camera ray not at all.
         init_cfg (dict | None): as in mmcv.
     """
 
-    def __init__(self, decoder, local_start=None, position_in_content=0.0, init_cfg=None):
+    def __init__(self, decoder, local_start=None, init_cfg=None):
         super().__init__(init_cfg)
         if local_start is not None and not (math.isfinite(local_start) and local_start > 0):
             raise ValueError(f'local_start must be None or a finite number > 0, got {local_start}')
         self.local_start = local_start
-        self.position_in_content = position_in_content
         self.decoder = build_transformer_layer_sequence(decoder)
         self.embed_dims = self.decoder.embed_dims
 
@@ -94,7 +90,7 @@ class CmtTransformer(BaseModule):
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
         masks = self._slot_masks(attn_masks, aqr_attention_bias, (batch, query_embed.shape[1], layout.num_tokens))
         out = self.decoder(
-            query=self.position_in_content * query_pos, key=memory, value=memory, query_pos=query_pos,
+            query=torch.zeros_like(query_pos), key=memory, value=memory, query_pos=query_pos,
             key_pos=torch.cat(positions), attn_masks=masks)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 

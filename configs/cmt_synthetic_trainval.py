@@ -1,0 +1,9 @@
+# The baseline from scratch on a larger synthetic set, as configs/checkpoints/cmt_synthetic.pth was trained.
+_base_ = './cmt_synthetic.py'
+data_root = 'data/nuscenes_synthetic_trainval/'
+train_infos = data_root + 'nuscenes_infos_train.pkl'
+val_infos = data_root + 'nuscenes_infos_val.pkl'
+data = dict(
+    train=dict(data_root=data_root, ann_file=train_infos),
+    val=dict(data_root=data_root, ann_file=val_infos),
+    test=dict(data_root=data_root, ann_file=val_infos))
