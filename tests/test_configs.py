@@ -104,7 +104,13 @@ def test_sizes_agree(name):
     agree(config['class_names'], [cls for task in head['tasks'] for cls in task['class_names']])
     x, y, z = train['grid_size']
     agree(train['grid_size'], test['grid_size'])
-    agree(model['pts_middle_encoder']['sparse_shape'], [z + 1, y, x])
+    middle = model['pts_middle_encoder']
+    if middle['type'] == 'PointPillarsScatter':
+        agree([middle['output_shape'], z], [[y, x], 1])
+        agree(model['pts_voxel_encoder']['voxel_size'], train['voxel_size'])
+        agree(model['pts_voxel_encoder']['point_cloud_range'], train['point_cloud_range'])
+    else:
+        agree(middle['sparse_shape'], [z + 1, y, x])
     sizes = [node['data_aug_conf']['final_dim'] for node in nodes(config['data']) if 'data_aug_conf' in node]
     assert sizes
     agree(config['ida_aug_conf']['final_dim'], *sizes)
