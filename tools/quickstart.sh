@@ -12,6 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=data/nuscenes_synthetic work=work_dirs/quickstart
 baseline_config=configs/cmt_synthetic.py baseline=configs/checkpoints/cmt_synthetic.pth
 aqr_config=configs/cmt_aqr_synthetic.py aqr=$work/aqr/latest.pth
+# The model is small: threads would mostly wait for each other, on a busy machine ten times as long as they work.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 mkdir -p "$work"
 exec 8> "$work/.lock"          # also held by what a killed quickstart left running
 flock -n 8 || { echo 'waiting for another quickstart to end'; flock 8; }
