@@ -9,7 +9,7 @@ lr_config = dict(
     _delete_=True, policy='FlatCosineAnnealing', start_percent=0.6, min_lr=0, by_epoch=False, warmup='linear',
     warmup_iters=200, warmup_ratio=0.05)
 momentum_config = None
-total_epochs = 12
+total_epochs = 10
 evaluation = dict(interval=2)
 log_config = dict(interval=50)
 checkpoint_config = dict(max_keep_ckpts=2)
