@@ -41,6 +41,7 @@ model = dict(
         bbox_coder=dict(pc_range=pc_range, voxel_size=voxel_size, post_center_range=[-35, -35, -10, 35, 35, 10]),
         transformer=dict(
             local_start=2.0,
+            position_in_content=True,
             decoder=dict(
                 num_layers=3,
                 transformerlayers=dict(

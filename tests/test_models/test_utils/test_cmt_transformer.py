@@ -214,3 +214,28 @@ class TestLocalStart:
     def test_bad_values(self, value):
         with pytest.raises(ValueError, match='local_start must be'):
             build(options=dict(local_start=value))
+
+
+class TestPositionInContent:
+    """Queries start from a linear map of their position embedding, which is zero at first."""
+
+    def test_starts_as_without(self):
+        plain, option = build(), build(options=dict(position_in_content=True))
+        missing = option.load_state_dict(plain.state_dict(), strict=False).missing_keys
+        assert missing == ['query_start.weight', 'query_start.bias']
+        torch.testing.assert_close(option(*inputs())[0], plain(*inputs())[0], rtol=0, atol=0)
+
+    def test_queries_start_from_the_map(self):
+        transformer = build(options=dict(position_in_content=True))
+        torch.nn.init.normal_(transformer.query_start.weight)
+        taken = {}
+        transformer.decoder.register_forward_pre_hook(
+            lambda module, args, kwargs: taken.update(kwargs), with_kwargs=True)
+        transformer(*inputs())
+        weight = transformer.query_start.weight
+        torch.testing.assert_close(taken['query'], torch.einsum('ij,qbj->qbi', weight, taken['query_pos']))
+
+    def test_learns_from_the_first_step(self):
+        transformer = build(options=dict(position_in_content=True))
+        transformer(*inputs())[0].square().sum().backward()
+        assert transformer.query_start.weight.grad.abs().max() > 1e-6

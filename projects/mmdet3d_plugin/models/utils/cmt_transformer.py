@@ -20,22 +20,29 @@ class CmtTransformer(BaseModule):
         local_start (float | None): where given, the query and key projections of every cross-attention start as one and
             the same random orthogonal matrix times this factor (> 0), so that queries attend to tokens with a position
             embedding like theirs from the first step on.
+        position_in_content (bool): queries start from a linear map of their position embedding, zero at first. Published
+            checkpoints need False: there, queries start from zeros, so that a query knows its own place only by what it
+            attends to, and how far along a camera ray it lies not at all.
         init_cfg (dict | None): as in mmcv.
     """
 
-    def __init__(self, decoder, local_start=None, init_cfg=None):
+    def __init__(self, decoder, local_start=None, position_in_content=False, init_cfg=None):
         super().__init__(init_cfg)
         if local_start is not None and not (math.isfinite(local_start) and local_start > 0):
             raise ValueError(f'local_start must be None or a finite number > 0, got {local_start}')
         self.local_start = local_start
         self.decoder = build_transformer_layer_sequence(decoder)
         self.embed_dims = self.decoder.embed_dims
+        self.query_start = nn.Linear(self.embed_dims, self.embed_dims) if position_in_content else None
 
     def init_weights(self):
         """Xavier-uniform matrices, as DETR, and then ``local_start``."""
         for module in self.modules():
             if getattr(module, 'weight', None) is not None and module.weight.dim() > 1:
                 xavier_init(module, distribution='uniform')
+        if self.query_start is not None:
+            nn.init.zeros_(self.query_start.weight)
+            nn.init.zeros_(self.query_start.bias)
         if self.local_start is not None:
             slot = self.decoder.attention_slot('cross_attn')
             for layer in self.decoder.layers:
@@ -89,9 +96,9 @@ class CmtTransformer(BaseModule):
             positions.append(views.flatten(0, 2))
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
         masks = self._slot_masks(attn_masks, aqr_attention_bias, (batch, query_embed.shape[1], layout.num_tokens))
+        query = torch.zeros_like(query_pos) if self.query_start is None else self.query_start(query_pos)
         out = self.decoder(
-            query=torch.zeros_like(query_pos), key=memory, value=memory, query_pos=query_pos,
-            key_pos=torch.cat(positions), attn_masks=masks)
+            query=query, key=memory, value=memory, query_pos=query_pos, key_pos=torch.cat(positions), attn_masks=masks)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
     def _slot_masks(self, attn_masks, bias, shape):
