@@ -13,6 +13,8 @@ ida_aug_conf = dict(
     H=225,
     W=400,
     rand_flip=False)
+# Cameras alone learn slowest here.
+mask_modality = dict(type='ModalMask3D', mode='train', shares=(0.1, 0.4))
 load_sweeps = dict(type='LoadPointsFromMultiSweeps', sweeps_num=2, use_dim=[0, 1, 2, 3, 4])
 rotate_scale_translate = dict(
     type='GlobalRotScaleTransAll',
@@ -23,7 +25,7 @@ filter_points = dict(type='PointsRangeFilter', point_cloud_range=point_cloud_ran
 filter_objects_by_range = dict(type='ObjectRangeFilter', point_cloud_range=point_cloud_range)
 train_pipeline = [
     {{_base_.load_points}}, load_sweeps, {{_base_.load_images}}, {{_base_.load_annotations}},
-    {{_base_.mask_modality}}, rotate_scale_translate, {{_base_.flip}}, filter_points, filter_objects_by_range,
+    mask_modality, rotate_scale_translate, {{_base_.flip}}, filter_points, filter_objects_by_range,
     {{_base_.filter_objects_by_name}}, {{_base_.shuffle_points}},
     dict(type='ResizeCropFlipImage', data_aug_conf=ida_aug_conf, training=True), {{_base_.normalize_images}},
     {{_base_.pad_images}}, {{_base_.format_train}}, {{_base_.collect_train}}

@@ -31,6 +31,13 @@ def test_training_frequencies():
     assert np.mean(outcome, axis=0) == pytest.approx([0.25, 0.25], abs=0.03)
 
 
+@pytest.mark.parametrize('shares', [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.1, 0.4)])
+def test_shares(shares):
+    np.random.seed(0)
+    outcome = [silenced(ModalMask3D(mode='train', shares=shares)(modalities())) for _ in range(1000)]
+    assert np.mean(outcome, axis=0) == pytest.approx(shares, abs=0.04 if 0.1 in shares else 1e-9)
+
+
 @pytest.mark.parametrize('modal, expected', [('image', (True, False)), ('points', (False, True))])
 def test_test_mode(modal, expected):
     original = modalities()
@@ -46,7 +53,8 @@ def test_empty_cloud():
     assert ModalMask3D(mode='test', mask_modal='points')(modalities(0))['points'].tensor.shape == (0, 5)
 
 
-@pytest.mark.parametrize('arguments', [dict(mode='val'), dict(mask_modal='lidar')])
+@pytest.mark.parametrize('arguments', [dict(mode='val'), dict(mask_modal='lidar'), dict(shares=(0.6, 0.5)),
+                                       dict(shares=(-0.1, 0.5)), dict(shares=(0.5, ))])
 def test_unknown_values_are_refused(arguments):
     with pytest.raises(ValueError, match='must be'):
         ModalMask3D(**arguments)

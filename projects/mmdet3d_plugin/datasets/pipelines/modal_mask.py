@@ -10,20 +10,24 @@ class ModalMask3D:
     zero, so that they collapse to the origin; an empty cloud is another failure.
 
     Args:
-        mode (str): 'train': with u uniform in [0, 1), images are silenced if u > 0.75, points if 0.5 < u <= 0.75.
-            'test': always the sensor ``mask_modal``.
+        mode (str): 'train': at random, by ``shares``. 'test': always the sensor ``mask_modal``.
         mask_modal (str): 'image' or 'points'; read in mode 'test' only.
+        shares (Sequence[float]): of the samples without images and of those without points, in [0, 1], at most 1
+            together; read in mode 'train' only. CMT's: a quarter each.
 
     Raises:
         ValueError: if an argument has another value.
     """
 
-    def __init__(self, mode='test', mask_modal='image'):
+    def __init__(self, mode='test', mask_modal='image', shares=(0.25, 0.25)):
         if mode not in ('train', 'test'):
             raise ValueError(f"mode must be 'train' or 'test', got {mode!r}")
         if mask_modal not in ('image', 'points'):
             raise ValueError(f"mask_modal must be 'image' or 'points', got {mask_modal!r}")
+        if len(shares) != 2 or min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f'shares must be two numbers >= 0 with a sum of at most 1, got {shares!r}')
         self.mode = mode
+        self.shares = tuple(shares)
         self.mask_modal = mask_modal
 
     def __call__(self, results):
@@ -35,13 +39,13 @@ class ModalMask3D:
             results['points'] = points.new_point(points.tensor.new_zeros(points.shape))
         return results
 
-    @staticmethod
-    def _draw():
+    def _draw(self):
         """'image', 'points' or None (both sensors work)."""
+        without_images, without_points = self.shares
         draw = np.random.rand()
-        if draw > 0.75:
+        if draw > 1 - without_images:
             return 'image'
-        return 'points' if draw > 0.5 else None
+        return 'points' if draw > 1 - without_images - without_points else None
 
     def __repr__(self):
-        return f'{type(self).__name__}(mode={self.mode!r}, mask_modal={self.mask_modal!r})'
+        return f'{type(self).__name__}(mode={self.mode!r}, mask_modal={self.mask_modal!r}, shares={self.shares})'
