@@ -6,13 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from nuscenes import NuScenes
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import NuScenesEval
 from nuscenes.eval.detection.utils import category_to_detection_name
-from nuscenes.utils.data_classes import LidarPointCloud
+from nuscenes.utils.data_classes import Box, LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box, view_points
 from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
@@ -20,8 +21,9 @@ from pyquaternion import Quaternion
 from projects.mmdet3d_plugin.synthetic import write_nuscenes
 from projects.mmdet3d_plugin.synthetic.nuscenes_writer import ego_mount, scene_names
 from projects.mmdet3d_plugin.synthetic.ray_casting import cast_rays
-from projects.mmdet3d_plugin.synthetic.sensors import CAMERA_NAMES, _camera_windows, draw_cameras
-from projects.mmdet3d_plugin.synthetic.world import World
+from projects.mmdet3d_plugin.synthetic.sensors import (CAMERA_NAMES, Camera, Mount, _camera_windows, draw_cameras,
+                                                       photograph)
+from projects.mmdet3d_plugin.synthetic.world import World, yaw_matrix
 
 SMALL = dict(scenes=2, samples_per_scene=2, azimuths=90, image_width=64)
 
@@ -36,6 +38,7 @@ def test_names_of_the_official_splits():
     assert scene_names('v1.0-mini', 10) == splits['mini_train'] + splits['mini_val']
     names = scene_names('v1.0-trainval', 100, 40)
     assert len(names) == 100 and set(names[:60]) <= set(splits['train']) and set(names[60:]) <= set(splits['val'])
+    assert scene_names('v1.0-trainval', 850) == splits['train'] + splits['val']
 
 
 def test_devkit_draws_a_sample(nusc, tmp_path):
@@ -72,6 +75,42 @@ def test_ring_indices_are_those_of_the_elevation(nusc):
     assert 0 <= points[:, 3].min() and points[:, 3].max() <= 255
 
 
+def test_visibility_and_attributes_are_those_of_the_world(nusc):
+    """Visible shares by pictures of every object with and without the others."""
+    found = set()
+    for scene in nusc.scene[:2]:
+        number = int(scene['name'][-4:])
+        world = World(np.random.default_rng([0, number]), 0.5)
+        cameras = draw_cameras(np.random.default_rng([0, number, 0]), 400, 225)
+        boxes, annotations = world.boxes(0.0), nusc.get('sample', scene['first_sample_token'])['anns']
+        objects = [index for index, actor in enumerate(world.actors) if actor.category]
+        shown, alone = np.zeros(len(world.actors)), np.zeros(len(world.actors))
+        for camera in cameras.values():
+            mount = ego_mount(world, 0.0) @ camera.mount
+            directions = (camera.directions() @ mount.rotation.T).astype(np.float32)
+            windows = _camera_windows(camera, mount, boxes)
+            seen = cast_rays(mount.position, directions, boxes, windows).box
+            np.add.at(shown, boxes.owners[seen[seen >= 0]], 1)
+            for index in objects:
+                own = [window if owner == index else None for window, owner in zip(windows, boxes.owners)]
+                alone[index] += (cast_rays(mount.position, directions, boxes, own).box >= 0).sum()
+        for index, annotation in zip(objects, (nusc.get('sample_annotation', token) for token in annotations)):
+            share = shown[index] / max(alone[index], 1)
+            low, high = nusc.get('visibility', annotation['visibility_token'])['level'][1:].split('-')
+            assert float(low) / 100 <= share < float(high) / 100 or (share, high) == (1.0, '100')
+            names = [nusc.get('attribute', token)['name'] for token in annotation['attribute_tokens']]
+            actor, kind = world.actors[index], annotation['category_name'].split('.')[0]
+            assert annotation['category_name'] == actor.category
+            if 'cycle' in actor.category:
+                assert names == [f'cycle.{"with" if len(actor.parts) > 3 and actor.has_rider else "without"}_rider']
+            elif kind != 'movable_object':
+                moves = np.linalg.norm(nusc.box_velocity(annotation['token'])) > 0.1
+                still = dict(vehicle='parked', human='standing')[kind]
+                assert names == [f'{dict(human="pedestrian").get(kind, kind)}.{"moving" if moves else still}']
+            found |= {high, *names}
+    assert len(found) == 4 + 6  # every level and every attribute that the world knows
+
+
 def test_point_counts_equal_the_devkits(nusc):
     for sample in nusc.sample[:4]:
         path, boxes, _ = nusc.get_sample_data(sample['data']['LIDAR_TOP'])
@@ -87,7 +126,7 @@ def test_velocities_are_those_of_the_world(nusc):
     for scene in nusc.scene:
         world = World(np.random.default_rng([0, int(scene['name'][-4:])]), 0.5)
         expected = {tuple(actor.center(0.0).round(6)): actor.speed * np.array([np.cos(actor.yaw), np.sin(actor.yaw), 0])
-                    for actor in world.objects}
+                    for actor in world.actors if actor.category}
         for token in nusc.get('sample', scene['first_sample_token'])['anns']:
             place = tuple(np.round(nusc.get('sample_annotation', token)['translation'], 6))
             np.testing.assert_allclose(nusc.box_velocity(token), expected[place], atol=1e-6)
@@ -189,7 +228,70 @@ def test_shifted_ground_truth_scores_by_distance(nusc, tmp_path, shift, expected
     metrics = evaluate(nusc, np.array([0.6 * shift, 0.8 * shift, 2.0]), tmp_path)
     assert metrics['mean_ap'] == pytest.approx(expected, abs=0.03)  # a neighbour within reach may take a match
     assert 0.95 * shift < metrics['tp_errors']['trans_err'] < shift + 1e-6
-    assert metrics['tp_errors']['scale_err'] < 0.02
+    assert metrics['tp_errors']['scale_err'] < 0.1  # sizes are right but for those neighbours'
+
+
+def test_images_show_the_world_where_the_tables_say(nusc):
+    """Every image of a scene, drawn again with the calibration and the ego pose of the tables."""
+    scene = nusc.scene[1]
+    number = int(scene['name'][-4:])
+    world = World(np.random.default_rng([0, number]), 0.5)
+    start = nusc.get('sample', scene['first_sample_token'])['timestamp']
+    for sample in (row for row in nusc.sample if row['scene_token'] == scene['token']):
+        for name in CAMERA_NAMES:
+            row = nusc.get('sample_data', sample['data'][name])
+            calibration = nusc.get('calibrated_sensor', row['calibrated_sensor_token'])
+            ego, mounted = (Mount(np.array(pose['translation']), Quaternion(pose['rotation']).rotation_matrix)
+                            for pose in (nusc.get('ego_pose', row['ego_pose_token']), calibration))
+            camera = Camera(mounted, np.array(calibration['camera_intrinsic']), row['width'], row['height'])
+            drawn = photograph(world, world.boxes((row['timestamp'] - start) / 1e6), camera, ego @ mounted,
+                               np.random.default_rng(0))[0].astype(float)
+            image = cv2.imread(nusc.get_sample_data_path(row['token']))[..., ::-1].astype(float)
+            assert image.shape == drawn.shape
+            drawn *= image.mean() / drawn.mean()  # the exposure is the image's own
+            assert np.abs(image - drawn).mean() < 12  # noise of both
+            assert np.corrcoef(image.ravel(), drawn.ravel())[0, 1] > 0.9
+
+
+def global_points(nusc, token):
+    """(3, N) of a LiDAR measurement, by its own calibration and ego pose."""
+    points, row = LidarPointCloud.from_file(nusc.get_sample_data_path(token)).points[:3], nusc.get('sample_data', token)
+    for table in ('calibrated_sensor', 'ego_pose'):
+        step = nusc.get(table, row[f'{table}_token'])
+        points = Quaternion(step['rotation']).rotation_matrix @ points + np.array(step['translation'])[:, None]
+    return points
+
+
+def test_walls_stay_where_they_are_in_every_sweep(nusc):
+    """Points above all other things lie on the walls: a sweep's pose is that of its own moment."""
+    for scene in nusc.scene[:3]:
+        world = World(np.random.default_rng([0, int(scene['name'][-4:])]), 0.5)
+        walls = [actor for actor in world.actors if actor.size[2] >= 5 and actor.size[0] == 4]
+        token = nusc.get('sample', scene['first_sample_token'])['data']['LIDAR_TOP']
+        while token:
+            points = global_points(nusc, token).T
+            points = points[points[:, 2] > 6.2]
+            local = np.stack([Mount(wall.center(0.0), yaw_matrix(wall.yaw)).to_local(points) for wall in walls])
+            assert len(walls) == 12 and len(points) > 100
+            assert np.median(np.abs(local[..., 0] + 2).min(axis=0)) < 0.03  # from an inner face
+            token = nusc.get('sample_data', token)['next']
+
+
+def test_sweeps_see_objects_where_they_are_at_their_moment(nusc):
+    """Points of sweeps inside the moving boxes: as many as in the keyframe, which a box left behind would not hold."""
+    counts = np.zeros(4)
+    for scene in nusc.scene:
+        world = World(np.random.default_rng([0, int(scene['name'][-4:])]), 0.5)
+        token = nusc.get('sample', scene['first_sample_token'])['data']['LIDAR_TOP']
+        for k in range(4):
+            cloud = global_points(nusc, token)
+            for actor in world.actors:
+                if actor.category and actor.speed > 2:
+                    box = Box(actor.center(k / 6), actor.size[[1, 0, 2]], Quaternion(axis=[0, 0, 1], radians=actor.yaw))
+                    counts[k] += points_in_box(box, cloud).sum()
+            token = nusc.get('sample_data', token)['next']
+    assert counts.min() > 500
+    np.testing.assert_allclose(counts, counts.mean(), rtol=0.06)
 
 
 def files(folder):
@@ -217,8 +319,11 @@ def test_a_complete_set_is_left_alone_and_another_is_refused(tmp_path):
     with pytest.raises(ValueError, match='other arguments'):
         write_nuscenes(out, 'v1.0-trainval', **SMALL)
     (tmp_path / 'v1.0-mini' / 'made_with.json').unlink()  # as in a folder of nuScenes itself
-    with pytest.raises(ValueError, match='nothing known'):
-        write_nuscenes(out, **SMALL)
+    for version in ('v1.0-mini', 'v1.0-test'):
+        (tmp_path / 'v1.0-mini').rename(tmp_path / version)
+        with pytest.raises(ValueError, match=f'{version} is a set .* nothing known'):
+            write_nuscenes(out, **SMALL)
+        (tmp_path / version).rename(tmp_path / 'v1.0-mini')
 
 
 def test_a_killed_run_leaves_no_tables_and_is_repeated(tmp_path, repo_root):
@@ -232,6 +337,8 @@ def test_a_killed_run_leaves_no_tables_and_is_repeated(tmp_path, repo_root):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert list(tmp_path.glob('a/samples/*/*')) and not (tmp_path / 'a' / 'v1.0-mini').exists()
+    with pytest.raises(ValueError, match='v1.0-mini.part is a set made with other arguments'):
+        write_nuscenes(str(tmp_path / 'a'), seed=1, **SMALL)
     assert write_nuscenes(str(tmp_path / 'a'), **SMALL)
     assert write_nuscenes(str(tmp_path / 'b'), **SMALL)
     assert files(tmp_path / 'a') == files(tmp_path / 'b')
@@ -242,6 +349,7 @@ def test_a_killed_run_leaves_no_tables_and_is_repeated(tmp_path, repo_root):
     (dict(scenes=11), 'scenes must leave'),
     (dict(scenes=5, val_scenes=3), r'val_scenes must be in \[0, 2\]'),
     (dict(samples_per_scene=0), 'samples_per_scene must be at least 1'),
+    (dict(samples_per_scene=61), 'samples_per_scene must be at most 60'),
     (dict(azimuths=1), 'azimuths must be at least 8'),
     (dict(seed=-1), 'seed must be at least 0'),
 ])

@@ -3,8 +3,8 @@ import hashlib
 import json
 import os
 import os.path as osp
-import shutil
 from functools import partial
+from pathlib import Path
 
 import cv2
 import mmcv
@@ -18,6 +18,7 @@ from .shapes import KINDS
 from .world import SQUARE_CENTER, World, yaw_matrix
 
 KEYFRAME_INTERVAL = 0.5  # s
+MAX_SAMPLES = 60         # per scene: later the fastest ego vehicle would drive through the walls
 MAP_RESOLUTION = 0.1     # m, nuScenes'
 SPLITS = {'v1.0-mini': ('mini_train', 'mini_val'), 'v1.0-trainval': ('train', 'val')}
 _EPOCH = 1_530_000_000_000_000  # us
@@ -30,36 +31,42 @@ def write_nuscenes(out, version='v1.0-mini', scenes=10, val_scenes=None, samples
                    azimuths=720, image_width=400, workers=1):
     """Write a synthetic data set that nuscenes-devkit and mmdet3d read as they read nuScenes.
 
-    A set depends on its arguments alone (not on ``workers``). An interrupted call leaves no tables, and a repeated one
-    starts again.
+    A set depends on its arguments alone (not on ``workers``). An interrupted call leaves no tables but a hidden folder
+    with its arguments, and a repeated one starts again.
 
     Args:
         out (str): root folder of the data set.
         version (str): 'v1.0-mini' or 'v1.0-trainval'; scenes get names of its official splits.
         scenes (int): number of scenes, training and validation together.
-        val_scenes (int | None): how many of them are validation scenes; a fifth, but at least one, if None.
-        samples_per_scene (int): keyframes per scene, half a second apart.
+        val_scenes (int | None): how many of them are validation scenes; if None a fifth, but at least one and at most
+            all that the split has.
+        samples_per_scene (int): keyframes per scene, half a second apart, 1 to 60. The longer a scene, the fewer
+            objects move: their straight paths have to stay within the square and free of each other.
         seed (int): of everything random.
         sweeps (int): LiDAR sweeps between two keyframes.
         azimuths (int): LiDAR steps per revolution.
-        image_width (int): pixels; nuScenes' own is 1600, and the aspect ratio stays 16 to 9.
+        image_width (int): pixels; nuScenes' own is 1600, and the height is 9/16 of it, rounded down.
         workers (int): processes.
 
     Returns:
         bool: False where exactly this set was there already and nothing was done.
 
     Raises:
-        ValueError: for arguments that cannot be, or a folder that holds a set made with others.
+        ValueError: for arguments that cannot be, or a folder that holds a set, or a part of one, made with others.
     """
     names = scene_names(version, scenes, val_scenes)
     for name, value, least in (('samples_per_scene', samples_per_scene, 1), ('sweeps', sweeps, 0), ('seed', seed, 0),
                                ('azimuths', azimuths, 8), ('image_width', image_width, 16), ('workers', workers, 1)):
         if value < least:
             raise ValueError(f'{name} must be at least {least}, got {value}')
+    if samples_per_scene > MAX_SAMPLES:
+        raise ValueError(f'samples_per_scene must be at most {MAX_SAMPLES}, got {samples_per_scene}')
     made_with = dict(scenes=names, samples_per_scene=samples_per_scene, seed=seed, sweeps=sweeps, azimuths=azimuths,
                      image_width=image_width)
-    if _is_there(out, version, made_with):
+    complete, unfinished = Path(out) / version, Path(out) / f'.{version}.part'
+    if _is_there(out, complete, unfinished, made_with):
         return False
+    _write_table(unfinished, 'made_with', made_with)
     make = partial(_write_scene, out=out, samples=samples_per_scene, seed=seed, sweeps=sweeps, azimuths=azimuths,
                    width=image_width)
     parts = mmcv.track_parallel_progress(make, names, workers) if workers > 1 else mmcv.track_progress(make, names)
@@ -68,28 +75,27 @@ def write_nuscenes(out, version='v1.0-mini', scenes=10, val_scenes=None, samples
     with atomic_path(osp.join(out, tables['map'][0]['filename'])) as path:
         height, width = (int(2 * extent / MAP_RESOLUTION) for extent in SQUARE_CENTER[::-1])
         cv2.imwrite(str(path), np.full((height, width), 255, np.uint8))  # one large square to drive on
-    unfinished = osp.join(out, f'.{version}.part')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    os.makedirs(unfinished)
-    for name, rows in dict(tables, made_with=made_with).items():
-        with open(osp.join(unfinished, f'{name}.json'), 'w') as file:
-            json.dump(rows, file, indent=0)
-    os.rename(unfinished, osp.join(out, version))
+    for name, rows in tables.items():
+        _write_table(unfinished, name, rows)
+    unfinished.rename(complete)
     return True
 
 
-def _is_there(out, version, made_with):
+def _write_table(folder, name, rows):
+    with atomic_path(folder / f'{name}.json') as path:
+        path.write_text(json.dumps(rows, indent=0))
+
+
+def _is_there(out, complete, unfinished, made_with):
     """Whether the very set is complete. Any other one is an error: files of both would lie in the same folders."""
-    for other in sorted(SPLITS):
-        if not osp.exists(osp.join(out, other)):
-            continue
-        stamp = osp.join(out, other, 'made_with.json')
-        found = mmcv.load(stamp) if osp.exists(stamp) else 'nothing known'
-        if (other, found) != (version, made_with):
-            raise ValueError(f'out: {out} holds a {other} set made with other arguments; give another folder or remove '
-                             f'it. Asked for {version} with {made_with}, found {found}')
-        return True
-    return False
+    begun = [stamp.parent for stamp in Path(out).glob('.v1.0-*.part/made_with.json')]
+    for folder in sorted([*Path(out).glob('v1.0-*'), *begun]):
+        stamp = folder / 'made_with.json'
+        found = mmcv.load(str(stamp)) if stamp.exists() else 'nothing known'
+        if folder not in (complete, unfinished) or found != made_with:
+            raise ValueError(f'out: {folder} is a set made with other arguments; give another folder or remove it with '
+                             f'its files. Asked for {complete.name} with {made_with}, found {found}')
+    return complete.exists()
 
 
 def scene_names(version, scenes, val_scenes=None):
@@ -102,7 +108,7 @@ def scene_names(version, scenes, val_scenes=None):
         raise ValueError(f'version must be one of {sorted(SPLITS)}, got {version!r}')
     train, val = (create_splits_scenes()[split] for split in SPLITS[version])
     if val_scenes is None:
-        val_scenes = max(1, round(scenes / 5))
+        val_scenes = min(max(1, round(scenes / 5)), len(val))
     if not 0 <= val_scenes <= len(val):
         raise ValueError(f'val_scenes must be in [0, {len(val)}] for {version}, got {val_scenes}')
     if not 1 <= scenes - val_scenes <= len(train):

@@ -91,8 +91,9 @@ def _slab_test(origin, directions, boxes, i):
     """Distances (h, w) at which rays enter and leave box i, and the axis of the face of entry."""
     rotation = boxes.rotations[i].astype(np.float32)
     start = ((origin - boxes.centers[i]) @ boxes.rotations[i]).astype(np.float32)  # (3,) in the box's frame
-    with np.errstate(divide='ignore'):
-        inverse = 1 / (directions @ rotation)  # (h, w, 3); a ray along a face gives +-inf, which compares rightly
+    slopes = directions @ rotation  # (h, w, 3)
+    slopes[slopes == 0] = 1e-20  # along a face: 1 / 0 would make NaN below, and hits would be lost
+    inverse = 1 / slopes
     half = boxes.half_sizes[i].astype(np.float32)
     middle, reach = -start * inverse, half * np.abs(inverse)  # (h, w, 3)
     enter = middle - reach

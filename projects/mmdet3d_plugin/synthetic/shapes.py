@@ -27,11 +27,11 @@ class Kind:
     Attributes:
         category: nuScenes' category name.
         size: mean length, width and height, m.
-        count: smallest and largest number per scene.
+        count: smallest and largest number per scene, as far as there is room.
         max_speed: m/s; 0 never moves.
         parts: what is seen of it.
         palette: RGB colours to draw from, () for any.
-        row: objects that stand in a row with this gap (m), 0 for single ones.
+        row: distance (m) between the centres of objects that stand in a row, 0 for single ones.
         rider: of a cycle that is ridden.
     """
 
@@ -56,7 +56,8 @@ KINDS = (
          (Part((0, 0, -0.02), (0.995, 0.98, 0.96)), Part((0, 0, 0.15), (1, 1, 0.26), GLASS, 12))),
     Kind('vehicle.trailer', (10.0, 2.8, 3.8), (1, 2), 2.0,
          (Part((0, 0, 0.14), (1, 1, 0.72), None, 45), Part((-0.3, 0, -0.36), (0.28, 0.9, 0.28), DARK, 8),
-          Part((0.42, 0, -0.36), (0.06, 0.4, 0.28), DARK, 8)), ((0.75, 0.75, 0.78), (0.85, 0.85, 0.8), (0.6, 0.65, 0.7))),
+          Part((0.42, 0, -0.36), (0.06, 0.4, 0.28), DARK, 8)),
+         ((0.75, 0.75, 0.78), (0.85, 0.85, 0.8), (0.6, 0.65, 0.7))),
     Kind('vehicle.construction', (6.4, 2.8, 3.2), (1, 2), 1.0,
          (Part((-0.12, 0, -0.34), (0.75, 1, 0.32), DARK, 8), Part((-0.2, 0, 0.08), (0.5, 0.8, 0.52)),
           Part((0.2, 0, 0.4), (0.5, 0.2, 0.2)), Part((0.42, 0, 0), (0.16, 0.7, 0.6)),

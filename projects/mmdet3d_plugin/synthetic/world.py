@@ -1,4 +1,4 @@
-"""A scene of the synthetic world: a walled square with scenery, ten classes of objects that move, and the ego vehicle."""
+"""A scene of the synthetic world: a walled square with scenery, objects of ten classes, and the ego vehicle."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,7 @@ class Actor:
 
 @dataclass
 class Light:
-    """Sun direction (3,), ambient and sun strength, tint (3,), fog per m, noise and exposure spread of the cameras."""
+    """Direction to the sun (3,), ambient and sun strength, tint (3,), fog per m, noise of the cameras (of 255)."""
 
     sun: np.ndarray
     ambient: float
@@ -87,7 +87,7 @@ class World:
 
     Args:
         rng (numpy.random.Generator): source of all randomness.
-        duration (float): seconds that the scene lasts; no two objects touch meanwhile.
+        duration (float): seconds that the scene lasts; no two objects touch meanwhile, except neighbours in a row.
     """
 
     def __init__(self, rng, duration):
@@ -106,11 +106,6 @@ class World:
             self._place_kind(rng, kind)
         self.actors += self._walls(rng)
         self._place_scenery(rng)
-
-    @property
-    def objects(self):
-        """Annotated actors."""
-        return [actor for actor in self.actors if actor.category]
 
     def ego_pose(self, time):
         """Position (3,) and yaw of the ego vehicle on its arc at a time, s."""
