@@ -2,12 +2,13 @@
 # The whole job on synthetic data in nuScenes' format: environment, data, info files, fine-tuning of AQR from the
 # baseline in this repository, test of both models with both sensors and with each alone, pictures.
 #
-# Steps that are done are skipped, so it can be interrupted at any time and run again. Everything lies in
-# data/nuscenes_synthetic and work_dirs/quickstart; remove them to start afresh.
+# Steps that are done are skipped, so it can be interrupted at any time and run again. With another baseline, config or
+# data it trains, tests and draws anew. Everything lies in data/nuscenes_synthetic and work_dirs/quickstart; remove them
+# to start afresh.
 # Environment variables: those of tools/setup_env.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[ $# = 0 ] || { sed -n '2,7s/^# \{0,1\}//p' tools/quickstart.sh; [ "$*" = --help ] && exit 0 || exit 2; }
+[ $# = 0 ] || { sed -n '2,8s/^# \{0,1\}//p' tools/quickstart.sh; [ "$*" = --help ] && exit 0 || exit 2; }
 
 data=data/nuscenes_synthetic work=work_dirs/quickstart
 baseline_config=configs/cmt_synthetic.py baseline=configs/checkpoints/cmt_synthetic.pth
@@ -44,7 +45,13 @@ generate() {
 create_infos() {
     "$python" tools/create_data.py nuscenes --root-path $data --version v1.0-mini --out-dir $data --extra-tag nuscenes
 }
+# digest FILE...: 16 hex digits that change with the contents of the files and of the configs.
+digest() { find configs -name '*.py' | LC_ALL=C sort | xargs cat "$@" | sha256sum | cut -c1-16; }
+
 fine_tune() {
+    [ -e $work/aqr/.started_$inputs ] || rm -rf $work/aqr    # never go on with what began from something else
+    mkdir -p $work/aqr
+    touch $work/aqr/.started_$inputs
     filtered train ' - (Epoch|resumed from|loaded) ' tools/train.py $aqr_config --work-dir $work/aqr --auto-resume \
         --no-validate
 }
@@ -53,6 +60,7 @@ compare() {
         aqr=$aqr_config:$aqr --out $work/compare
 }
 draw() {
+    rm -rf $work/pictures
     "$python" tools/demo.py $baseline_config $baseline --sample 0 10 --out $work/pictures/baseline
     "$python" tools/demo.py $aqr_config $aqr --sample 0 10 --out $work/pictures/aqr
 }
@@ -62,9 +70,11 @@ python=.venv/bin/python
 [ "${CMT_AQR_ACTIVE:-0}" != 1 ] || python=$(command -v "${PYTHON:-python}")
 step 'synthetic data' $data/v1.0-mini generate
 step 'info files and ground-truth database' $data/nuscenes_dbinfos_train.pkl create_infos
-step 'fine-tuning of AQR from the baseline' $work/aqr/.finished fine_tune
+inputs=$(digest $baseline $data/nuscenes_infos_train.pkl)
+step 'fine-tuning of AQR from the baseline' $work/aqr/.finished_$inputs fine_tune
 step 'test of baseline and AQR' '' compare
-step 'pictures' $work/pictures/.finished draw
+drawn=$(digest $baseline $aqr $data/nuscenes_infos_val.pkl)
+step 'pictures' $work/pictures/.finished_$drawn draw
 
 printf '\n'
 cat $work/compare/comparison.md

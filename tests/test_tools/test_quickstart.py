@@ -18,10 +18,10 @@ if [ -e "die_in_$tool" ]; then
 fi
 case $tool in
     make_synthetic_nuscenes.py) mkdir -p data/nuscenes_synthetic/v1.0-mini ;;
-    create_data.py) touch data/nuscenes_synthetic/nuscenes_dbinfos_train.pkl ;;
+    create_data.py) touch data/nuscenes_synthetic/nuscenes_{infos_train,infos_val,dbinfos_train}.pkl ;;
     train.py)
         echo "noise"; echo "now - mmdet - INFO - Epoch [1][10/20]"
-        mkdir -p $work/aqr; touch $work/aqr/latest.pth ;;
+        echo "$@" $$ >> $work/aqr/latest.pth ;;
     compare.py)
         echo "noise"; echo "[1/2] baseline, both"
         mkdir -p $work/compare; echo "| the table |" > $work/compare/comparison.md ;;
@@ -32,13 +32,14 @@ esac
 
 @pytest.fixture
 def project(repo_root, tmp_path):
-    (tmp_path / 'tools').mkdir()
-    (tmp_path / '.venv/bin').mkdir(parents=True)
-    for name, text in {'tools/setup_env.sh': '#!/bin/sh\n', '.venv/bin/python': PYTHON}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    shutil.copy(repo_root / 'tools/quickstart.sh', tmp_path / 'tools')
-    return tmp_path
+    folder = tmp_path / 'my project'
+    for name, text in {'tools/setup_env.sh': '#!/bin/sh\n', '.venv/bin/python': PYTHON, 'configs/base/a.py': 'a = 1',
+                       'configs/checkpoints/cmt_synthetic.pth': 'weights'}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    shutil.copy(repo_root / 'tools/quickstart.sh', folder / 'tools')
+    return folder
 
 
 def run(project, *arguments):
@@ -88,6 +89,34 @@ def test_a_killed_script_goes_on(project, tool):
     result = run(project)
     assert result.returncode == 0 and '| the table |' in result.stdout
     assert calls(project)[-1] == 'demo.py'
+
+
+@pytest.mark.parametrize('changed', ['configs/base/a.py', 'configs/checkpoints/cmt_synthetic.pth',
+                                     'data/nuscenes_synthetic/nuscenes_infos_train.pkl'])
+def test_another_baseline_config_or_data_makes_training_and_pictures_void(project, changed):
+    first = run(project)
+    checkpoint, old = project / 'work_dirs/quickstart/aqr/latest.pth', project / 'work_dirs/quickstart/aqr/epoch_9.pth'
+    picture = project / 'work_dirs/quickstart/pictures/aqr/frame_000_bev.png'
+    for number, tool in enumerate(['train.py', 'demo.py']):  # interrupted there
+        picture.write_text('old')
+        old.touch()
+        (project / changed).write_text(f'another {number}')
+        (project / f'die_in_{tool}').write_text('error')
+        calls(project)
+        assert run(project).returncode != 0 and calls(project)[0] == 'train.py' and not old.exists()
+        assert run(project).returncode == 0
+        assert calls(project) == ['train.py', 'compare.py', 'demo.py', 'demo.py'][number:]
+        assert len(checkpoint.read_text().splitlines()) == 1 and picture.read_text() == ''
+        (project / 'calls.txt').touch()
+    assert first.returncode == 0
+
+
+def test_an_interrupted_training_goes_on(project):
+    kept = project / 'work_dirs/quickstart/aqr/epoch_1.pth'
+    (project / 'die_in_train.py').write_text('error')
+    assert run(project).returncode != 0
+    kept.touch()
+    assert run(project).returncode == 0 and kept.exists()
 
 
 def test_arguments(project):
