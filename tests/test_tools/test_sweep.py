@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mmcv import Config
 
+from projects.mmdet3d_plugin.apis.sweep import BiasSweep
 from tests.test_tools.test_compare import printed_table
 from tests.tiny_nuscenes import write_tiny_nuscenes
 
@@ -75,6 +76,19 @@ def is_running(pid):
         return False
 
 
+def test_another_data_set(run_tool, repo_root, folder):
+    config = repo_root / 'configs/cmt_aqr_real_frame.py'
+    text = run_tool('sweep.py', config, '--out', 'out', cwd=folder, code=1)
+    assert 'must be a nuScenes dataset, which has an ann_file; got FrameFolderDataset' in text
+
+
+def test_runs_from_an_address_are_told_apart_by_it(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    first, second = (BiasSweep('tiny_nuscenes_aqr.py', dict(load_from=f'https://{name}/a.pth'), [3.0], ['local'], 'out')
+                     for name in ('one', 'two'))
+    assert len({sweep.runs['local', 3.0][1] for sweep in (first, second)}) == 2
+
+
 @pytest.mark.parametrize('arguments, message', [
     (['tiny_nuscenes.py'], 'needs a config with model.pts_bbox_head.enable_aqr=True'),
     (['tiny_nuscenes_aqr.py', '--bias-strength', '-1'], 'bias_strength'),
@@ -84,6 +98,8 @@ def is_running(pid):
     (['tiny_nuscenes_aqr.py', '--checkpoint', 'no.pth'], 'no such file: no.pth'),
     (['tiny_nuscenes_aqr.py', '--checkpoint', 'baseline.pth', '--cfg-options', 'load_from=other.pth'],
      'load_from=other.pth among the options contradicts checkpoint=baseline.pth'),
+    (['tiny_nuscenes_aqr.py', '--cfg-options', 'model.pts_bbox_head.aqr_bias_strength=4.0', 'work_dir=here'],
+     "['model.pts_bbox_head.aqr_bias_strength', 'work_dir'] are set by the sweep itself"),
     (['tiny_nuscenes_aqr.py', '--cfg-options', 'model.pts_bbox_head.aqr_local_window_size=4'], 'window'),
     (['tiny_nuscenes_aqr.py', '--cfg-options', 'model.pts_bbox_head.aqr_per_view=True'], 'per_view=True is for global'),
     (['tiny_nuscenes_aqr.py', '--cfg-options', 'data.test.ann_file=data/no.pkl'], 'No such file or directory'),

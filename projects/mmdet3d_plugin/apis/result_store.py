@@ -26,6 +26,20 @@ def content_key(*contents):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def info_file(cfg, split):
+    """Path of the info file of a config's `data.train` or `data.test`, wrappers looked through.
+
+    Raises:
+        ValueError: no nuScenes dataset.
+    """
+    dataset = cfg.data[split]
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if dataset.get('ann_file') is None:
+        raise ValueError(f'data.{split} must be a nuScenes dataset, which has an ann_file; got {dataset.type}')
+    return dataset.ann_file
+
+
 def write_record(path, record):
     """Write nested dicts of plain values as JSON, NaN as null; the file appears whole or not at all."""
 
@@ -64,13 +78,11 @@ def stored_test(cfg, checkpoint, modality, folder, drop_router=False, trust_chec
 
     Raises:
         FileNotFoundError: checkpoint or info file do not exist.
-        ValueError: see `run_test` and `with_modality`.
+        ValueError: see `run_test`, `with_modality` and `info_file`.
     """
     cfg = with_modality(cfg, modality)
-    if cfg.data.test.get('ann_file') is None:
-        raise ValueError(f'data.test must be a nuScenes dataset, which has an ann_file; got {cfg.data.test.type}')
     origin = dict(modality=modality, checkpoint=str(checkpoint), checkpoint_sha256=file_sha256(checkpoint),
-                  info_file_sha256=file_sha256(cfg.data.test.ann_file))
+                  info_file_sha256=file_sha256(info_file(cfg, 'test')))
     key = content_key({name: cfg.get(name) for name in _TEST_SETTINGS}, cfg.data.test, origin['modality'],
                       origin['checkpoint_sha256'], origin['info_file_sha256'])
     path = Path(folder) / f'{modality}_{key}.json'

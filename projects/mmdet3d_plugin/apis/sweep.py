@@ -13,11 +13,12 @@ from ..visualization import draw_sweep
 from .atomic_file import atomic_path
 from .config import load_config
 from .nuscenes_scores import CAPTION, markdown_table, nuscenes_scores, write_csv
-from .result_store import content_key, file_sha256, read_record, stored_test, write_record
+from .result_store import content_key, file_sha256, info_file, read_record, stored_test, write_record
 from .train import train_detector
 
 MODES = ('global', 'local')
 _HEAD = 'model.pts_bbox_head.'
+_OWN_OPTIONS = (f'{_HEAD}aqr_bias_strength', f'{_HEAD}aqr_use_local_bias', 'work_dir', 'resume_from', 'auto_resume')
 _SHOWN = ('mAP', 'NDS', 'AP small', 'AP medium', 'AP large')
 
 
@@ -40,7 +41,8 @@ class BiasSweep:
 
     Raises:
         FileNotFoundError: no such config, checkpoint or info file.
-        ValueError: values given twice, two checkpoints, a config without AQR, or a setting that the head would refuse.
+        ValueError: values given twice, options that the sweep sets itself, two checkpoints, a config without AQR, a
+            setting that the head would refuse, or data other than nuScenes.
     """
 
     def __init__(self, config, options, strengths, modes, out, checkpoint=None, seed=0, trust_checkpoint=False):
@@ -49,6 +51,9 @@ class BiasSweep:
                 raise ValueError(f'{name} must be given and differ, got {list(values)}')
         if not set(modes) <= set(MODES):
             raise ValueError(f'modes must be of {MODES}, got {list(modes)}')
+        taken = [option for option in _OWN_OPTIONS if option in (options or {})]
+        if taken:
+            raise ValueError(f'options {taken} are set by the sweep itself, one value per run')
         if checkpoint is not None and 'load_from' in (options or {}):
             raise ValueError(f'load_from={options["load_from"]} among the options contradicts checkpoint={checkpoint}')
         self.out, self.seed, self.trust_checkpoint = Path(out), seed, trust_checkpoint
@@ -61,7 +66,8 @@ class BiasSweep:
                     run_options['load_from'] = str(checkpoint)
                 cfg = load_config(config, run_options)
                 _check_head(cfg.model.pts_bbox_head)
-                files = [file_sha256(path) for path in (*_info_files(cfg), cfg.load_from) if path]
+                files = [info_file(cfg, 'train'), info_file(cfg, 'test'), cfg.load_from or '://']
+                files = [file_sha256(path) for path in files if '://' not in path]  # the config names addresses
                 key = content_key(cfg._cfg_dict, files, seed)
                 self.runs[mode, strength] = run_options, self.out / f'{mode}_{strength:g}_{key}'
 
@@ -125,13 +131,6 @@ def _check_head(head):
     AttentionBiasGenerator(
         bias_strength=head.aqr_bias_strength, use_local_bias=head.aqr_use_local_bias,
         local_window_size=head.get('aqr_local_window_size', 15), per_view=head.get('aqr_per_view', False))
-
-
-def _info_files(cfg):
-    train = cfg.data.train
-    while 'dataset' in train:
-        train = train.dataset
-    return train.ann_file, cfg.data.test.ann_file
 
 
 def _train_and_test(config, options, folder, seed, trust_checkpoint):

@@ -1,6 +1,6 @@
 """Pictures of one frame: bird's-eye view and camera images with ground truth and detections.
 
-The only room that imports matplotlib; figures are drawn by the Agg back end without touching matplotlib's global state.
+Figures of this package are drawn by matplotlib's Agg back end without touching its global state.
 """
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
