@@ -61,6 +61,7 @@ def test_fog_hides_colours_with_distance():
         return (image[inside][:, 0] / image[inside][:, 2]).mean()
 
     assert redness(8, 0.0) == pytest.approx(redness(16, 0.0), rel=0.05)
+    assert redness(8, 1.0) == pytest.approx(1, rel=0.02)  # nothing but fog
     assert redness(16, 0.05) < redness(8, 0.05) < 0.9 * redness(8, 0.0)
 
 
