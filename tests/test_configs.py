@@ -216,8 +216,8 @@ def test_aqr_options_reach_the_model(options, found):
 def test_pasting_is_switched_off_by_command_line(name):
     """The command line in the comment of the dataset file."""
     config = load(name)
-    comment = (REPO / 'configs/_base_/datasets/nuscenes_800x320.py').read_text().split('--cfg-options')[1].splitlines()[0]
-    override(config, comment.split())
+    text = (REPO / 'configs/_base_/datasets/nuscenes_800x320.py').read_text()
+    override(config, text.split('--cfg-options')[1].splitlines()[0].split())
     transforms = config.data.train.dataset.pipeline
     rates = {item.type: item.db_sampler.rate for item in transforms if 'db_sampler' in item}
     assert rates == dict(UnifiedObjectSample=0)

@@ -20,9 +20,9 @@ class CmtTransformer(BaseModule):
         local_start (float | None): where given, the query and key projections of every cross-attention start as one and
             the same random orthogonal matrix times this factor (> 0), so that queries attend to tokens with a position
             embedding like theirs from the first step on.
-        position_in_content (bool): queries start from a linear map of their position embedding, zero at first. Published
-            checkpoints need False: there, queries start from zeros, so that a query knows its own place only by what it
-            attends to, and how far along a camera ray it lies not at all.
+        position_in_content (bool): queries start from a linear map of their position embedding, zero at first.
+            Published checkpoints need False: there, queries start from zeros, so that a query knows its own place only
+            by what it attends to, and how far along a camera ray it lies not at all.
         init_cfg (dict | None): as in mmcv.
     """
 
