@@ -2,6 +2,7 @@
 _base_ = './cmt_synthetic.py'
 model = dict(
     train_only=['pts_bbox_head.aqr_router'],
+    auxiliary_heads=None,
     pts_bbox_head=dict(
         enable_aqr=True,
         aqr_local_window_size=dict(lidar=5, camera=9),
