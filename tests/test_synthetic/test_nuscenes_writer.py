@@ -66,6 +66,18 @@ def test_every_class_attribute_and_link(nusc):
     assert len(sweeps) == 2 * len(nusc.scene) and {channel[row['token']] for row in sweeps} == {'LIDAR_TOP'}
 
 
+def test_devkit_finds_the_boxes_of_sweeps(nusc):
+    """It interpolates between the keyframe that a sweep belongs to, the following one, and the one before."""
+    for scene in nusc.scene[:3]:
+        world = World(np.random.default_rng([0, int(scene['name'][-4:])]), 0.5)
+        sample = nusc.get('sample', scene['first_sample_token'])
+        lidar = nusc.get('sample_data', sample['data']['LIDAR_TOP'])
+        while not (lidar := nusc.get('sample_data', lidar['next']))['is_key_frame']:
+            time = (lidar['timestamp'] - sample['timestamp']) / 1e6
+            expected = [actor.center(time) for actor in world.actors if actor.category]
+            np.testing.assert_allclose([box.center for box in nusc.get_boxes(lidar['token'])], expected, atol=1e-5)
+
+
 def test_ring_indices_are_those_of_the_elevation(nusc):
     path = nusc.get_sample_data_path(nusc.sample[0]['data']['LIDAR_TOP'])
     points = np.fromfile(path, np.float32).reshape(-1, 5)

@@ -140,7 +140,8 @@ def _write_scene(name, out, samples, seed, sweeps, azimuths, width):
             sweep_time = time + j * KEYFRAME_INTERVAL / (sweeps + 1)
             rng = np.random.default_rng([seed, number, 2, k, j])
             points = scan(world, world.boxes(sweep_time), ego_mount(world, sweep_time) @ lidar, rng, azimuths)
-            row = scene.add_sample_data('LIDAR_TOP', sweep_time, k, j == 0, 'pcd')
+            keyframe = k if j == 0 else k + 1  # nuScenes: a sweep belongs to the keyframe that follows
+            row = scene.add_sample_data('LIDAR_TOP', sweep_time, keyframe, j == 0, 'pcd')
             with atomic_path(osp.join(out, row['filename'])) as path:
                 points.tofile(str(path))
             if j == 0:
