@@ -4,7 +4,6 @@ On-disk form of CMT (after UVTR), which :class:`UnifiedDataBaseSampler` describe
 script that made CMT's: it took the last camera that saw an object, not the best one, and repeated the keyframe's points
 ten times in samples without sweeps, so that objects with a single point passed for well covered.
 """
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from ..apis.atomic_file import atomic_path
+from ..apis.result_store import file_sha256
 from .camera_geometry import project
 from .custom_nuscenes_dataset import CustomNuScenesDataset
 
@@ -47,8 +47,7 @@ def create_gt_database(info_file, out_dir, prefix='nuscenes', sweeps_num=10, wor
     """
     database, index = Path(out_dir) / f'{prefix}_gt_database', Path(out_dir) / f'{prefix}_dbinfos_train.pkl'
     partial = Path(out_dir) / f'.{prefix}_gt_database.part'
-    source = dict(info_file_sha256=hashlib.sha256(Path(info_file).read_bytes()).hexdigest(), sweeps_num=sweeps_num,
-                  database=str(database))
+    source = dict(info_file_sha256=file_sha256(info_file), sweeps_num=sweeps_num, database=str(database))
     if index.exists() and _source(database) == source:
         print(f'{index}: complete, kept')
         return index

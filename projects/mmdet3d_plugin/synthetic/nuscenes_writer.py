@@ -126,11 +126,11 @@ def _write_scene(name, out, samples, seed, sweeps, azimuths, width):
     lidar = lidar_mount()
     for k in range(samples):
         time = k * KEYFRAME_INTERVAL
-        boxes = world.boxes(time)
+        boxes, ego = world.boxes(time), ego_mount(world, time)
         shown, alone = np.zeros(len(world.actors)), np.zeros(len(world.actors))
         for camera_index, (channel, camera) in enumerate(cameras.items()):
             rng = np.random.default_rng([seed, number, 1, k, camera_index])
-            image, visible, unoccluded = photograph(world, boxes, camera, ego_mount(world, time) @ camera.mount, rng)
+            image, visible, unoccluded = photograph(world, boxes, camera, ego @ camera.mount, rng)
             for total, counts in ((shown, visible), (alone, unoccluded)):
                 total[list(counts)] += list(counts.values())
             row = scene.add_sample_data(channel, time, k, True, 'jpg', width=camera.width, height=camera.height)
@@ -145,7 +145,7 @@ def _write_scene(name, out, samples, seed, sweeps, azimuths, width):
             with atomic_path(osp.join(out, row['filename'])) as path:
                 points.tofile(str(path))
             if j == 0:
-                scene.add_annotations(time, k, points, ego_mount(world, time) @ lidar, shown, alone)
+                scene.add_annotations(time, k, points, ego @ lidar, shown, alone)
     return scene.finish()
 
 

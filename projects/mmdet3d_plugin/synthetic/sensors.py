@@ -98,8 +98,7 @@ def scan(world, boxes, mount, rng, azimuths):
     directions = (local @ mount.rotation.T).astype(np.float32)
     hits = cast_rays(mount.position, directions, boxes, _lidar_windows(mount, boxes, azimuths))
     distance = np.minimum(hits.distance, _ground_distance(mount.position, directions))
-    parts = [(part, actor) for actor in world.actors for part in actor.parts]
-    reflectivity = np.array([part.intensity * (0.4 + 0.6 * actor.color.mean()) for part, actor in parts] + [6.0])
+    reflectivity = np.array([part.intensity * (0.4 + 0.6 * actor.color.mean()) for part, actor in world.parts] + [6.0])
     on_box = hits.distance <= distance
     intensity = reflectivity[np.where(on_box, hits.box, -1)] * rng.uniform(0.7, 1.3, distance.shape)
     measured = distance + rng.normal(0, 0.02, distance.shape)
@@ -207,9 +206,8 @@ def _ground_color(world, points):
 def _surface_color(world, boxes, points, box, axis, eye):
     """Shaded and textured colours of points on boxes, (N, 3)."""
     light = world.light
-    parts = [(part, actor) for actor in world.actors for part in actor.parts]
-    base = np.array([actor.color if part.color is None else part.color for part, actor in parts])[box]
-    salts = np.array([actor.salt for _, actor in parts])[box]
+    base = np.array([actor.color if part.color is None else part.color for part, actor in world.parts])[box]
+    salts = np.array([actor.salt for _, actor in world.parts])[box]
     rotations = boxes.rotations[box]  # (N, 3, 3)
     normals = np.take_along_axis(rotations, axis[:, None, None].astype(int), axis=2)[..., 0]  # column of the axis
     facing = np.sign(((eye - points) * normals).sum(axis=1))

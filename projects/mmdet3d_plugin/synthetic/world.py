@@ -101,11 +101,17 @@ class World:
         start = -0.5 * self.ego_speed * duration
         self.ego_start = SQUARE_CENTER + rng.uniform(-1.5, 1.5, 2) + start * np.array(
             [np.cos(self.ego_yaw), np.sin(self.ego_yaw)])
+        self.ego_path = np.stack([self.ego_pose(time)[0][:2] for time in self.times])  # (T, 2)
         self.actors = []
         for kind in sorted(KINDS, key=lambda kind: -kind.size[0]):  # large ones first, while there is room
             self._place_kind(rng, kind)
         self.actors += self._walls(rng)
         self._place_scenery(rng)
+
+    @property
+    def parts(self):
+        """All parts with their actors, in the order of :meth:`boxes`."""
+        return [(part, actor) for actor in self.actors for part in actor.parts]
 
     def ego_pose(self, time):
         """Position (3,) and yaw of the ego vehicle on its arc at a time, s."""
@@ -143,8 +149,7 @@ class World:
             yaw = rng.uniform(-np.pi, np.pi)
             stands = kind.max_speed == 0 or attempt > attempts // 2 or rng.random() < 0.4
             speed = 0.0 if stands else rng.uniform(0.3, 1.0) * kind.max_speed
-            radius, angle = ARENA_RADIUS * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
-            anchor = SQUARE_CENTER + radius * np.array([np.cos(angle), np.sin(angle)])
+            anchor = _draw_place(rng)
             across = np.array([-np.sin(yaw), np.cos(yaw)])
             group = []
             for k in range(count):
@@ -162,8 +167,7 @@ class World:
         path = actor.center(self.times)[:, :2]  # (T, 2)
         if (np.linalg.norm(path - SQUARE_CENTER, axis=1) > ARENA_RADIUS).any():
             return False
-        ego = np.stack([self.ego_pose(time)[0][:2] for time in self.times])
-        if (np.linalg.norm(path - ego, axis=1) < actor.footprint_radius + EGO_RADIUS).any():
+        if (np.linalg.norm(path - self.ego_path, axis=1) < actor.footprint_radius + EGO_RADIUS).any():
             return False
         for other in self.actors:
             gap = np.linalg.norm(path - other.center(self.times)[:, :2], axis=1).min()
@@ -186,14 +190,19 @@ class World:
         for size in ((0.3, 0.3, 5.0), (0.3, 0.3, 4.0), (1.4, 1.4, 1.6), (1.8, 1.8, 2.6), (0.9, 0.9, 1.2),
                      (2.6, 2.2, 2.8), (1.2, 0.6, 1.0), (0.5, 0.5, 1.5)):
             for _ in range(20):
-                radius, angle = ARENA_RADIUS * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
-                place = SQUARE_CENTER + radius * np.array([np.cos(angle), np.sin(angle)])
+                place = _draw_place(rng)
                 color = rng.uniform(0.1, 0.8, 3)
                 actor = _scenery(rng, np.array(size) * rng.uniform(0.8, 1.2, 3), place, rng.uniform(-np.pi, np.pi),
                                  color)
                 if self._is_free(actor):
                     self.actors.append(actor)
                     break
+
+
+def _draw_place(rng):
+    """A place (2,) in the arena, all areas alike."""
+    radius, angle = ARENA_RADIUS * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+    return SQUARE_CENTER + radius * np.array([np.cos(angle), np.sin(angle)])
 
 
 def _scenery(rng, size, position, yaw, color):
