@@ -146,6 +146,7 @@ def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, 
     runner.register_training_hooks(
         cfg.lr_config, optimizer_config, checkpoint_config, cfg.log_config, cfg.get('momentum_config'),
         custom_hooks_config=cfg.get('custom_hooks'))
+    runner.register_hook_from_cfg(dict(type='TransformEpochHook'))
     runner.register_hook_from_cfg(dict(type='RNGStateHook', priority='LOWEST'))
     if distributed:
         runner.register_hook(DistSamplerSeedHook())

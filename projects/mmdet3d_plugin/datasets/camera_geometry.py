@@ -58,11 +58,13 @@ def project(points, lidar2img):
 
 
 def follow_lidar_motion(results, motion):
-    """Keep the calibration true after the LiDAR frame's content was moved by ``motion`` (4, 4).
+    """Keep calibration and failure record true after the LiDAR frame's content was moved by ``motion`` (4, 4).
 
     A moved point must project to where it projected before, so ``lidar2img`` and ``lidar2cam`` are followed by the
     inverse motion. Both lists are replaced, never written to; a sample without cameras has neither.
     """
+    if 'failure' in results:
+        results['failure'] = results['failure'].moved(motion)
     undo = np.linalg.inv(np.asarray(motion, dtype=np.float64))
     for key in ('lidar2img', 'lidar2cam'):
         if key in results:

@@ -18,12 +18,15 @@ class CustomNuScenesDataset(NuScenesDataset):
     Args:
         return_gt_info (bool): Add a copy of the sample's info record as ``info``; the ground-truth database is made
             from it.
+        load_failure_boxes (bool): Add the boxes of the ground truth as ``failure_boxes``, in tests, too: simulated
+            object failures need them. ``Collect3D`` keeps them from the model.
         *args, **kwargs: See :class:`mmdet3d.datasets.NuScenesDataset`.
     """
 
-    def __init__(self, *args, return_gt_info=False, **kwargs):
+    def __init__(self, *args, return_gt_info=False, load_failure_boxes=False, **kwargs):
         super().__init__(*args, **kwargs)
         self.return_gt_info = return_gt_info
+        self.load_failure_boxes = load_failure_boxes
 
     def get_data_info(self, index):
         """Describe one sample to the pipeline.
@@ -31,7 +34,7 @@ class CustomNuScenesDataset(NuScenesDataset):
         Returns:
             dict: The parent's keys (``sample_idx``, ``pts_filename``, ``sweeps``, ``timestamp`` (s), in training
             ``ann_info``) and ``img_sweeps``, ``radar_info`` (None where the info file has none). With cameras, lists
-            over views: ``img_filename``, ``img_timestamp`` (s), ``lidar2img``, ``lidar2cam``, ``cam_intrinsic``
+            over views: ``camera_names``, ``img_filename``, ``img_timestamp`` (s), ``lidar2img``, ``lidar2cam``, ``cam_intrinsic``
             ((4, 4) float64 each).
         """
         data_info = super().get_data_info(index)
@@ -40,9 +43,12 @@ class CustomNuScenesDataset(NuScenesDataset):
         if self.modality['use_camera']:
             cameras = list(info['cams'].values())
             data_info.update(
+                camera_names=list(info['cams']),
                 img_timestamp=[camera['timestamp'] / 1e6 for camera in cameras],
                 **camera_matrices([_lidar2cam(camera) for camera in cameras],
                                   [camera['cam_intrinsic'] for camera in cameras]))
+        if self.load_failure_boxes:
+            data_info['failure_boxes'] = self.get_ann_info(index)['gt_bboxes_3d']
         if self.return_gt_info:
             data_info['info'] = copy.deepcopy(info)
         return data_info

@@ -42,6 +42,7 @@ class FrameFolderDataset(Custom3DDataset):
         with_velocity (bool): Boxes have 9 numbers instead of 7. As in mmdet3d's nuScenes dataset an unknown velocity
             (NaN) becomes 0.
         min_lidar_points (int): Leave out boxes with fewer LiDAR points than this.
+        load_failure_boxes (bool): See :class:`CustomNuScenesDataset`.
 
     Raises:
         FileNotFoundError: if the directory, the info file, or a file that it names does not exist.
@@ -60,7 +61,8 @@ class FrameFolderDataset(Custom3DDataset):
                  filter_empty_gt=False,
                  test_mode=False,
                  with_velocity=True,
-                 min_lidar_points=0):
+                 min_lidar_points=0,
+                 load_failure_boxes=False):
         if not osp.isdir(data_root):
             raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for the directory of frames')
         if box_type_3d != 'LiDAR':
@@ -69,6 +71,7 @@ class FrameFolderDataset(Custom3DDataset):
             raise ValueError(f'min_lidar_points must be >= 0, got {min_lidar_points}')
         self.with_velocity = with_velocity
         self.min_lidar_points = min_lidar_points
+        self.load_failure_boxes = load_failure_boxes
         super().__init__(
             data_root,
             _the_info_file(data_root) if ann_file is None else _existing(ann_file, 'the info file (ann_file)'),
@@ -163,10 +166,13 @@ class FrameFolderDataset(Custom3DDataset):
         if self.modality['use_camera']:
             cameras = list(info['images'].values())
             data_info.update(
+                camera_names=list(info['images']),
                 img_filename=self._image_paths(info),
                 img_timestamp=[camera.get('timestamp', data_info['timestamp']) for camera in cameras],
                 **camera_matrices([camera['lidar2cam'] for camera in cameras],
                                   [camera['cam2img'] for camera in cameras]))
+        if self.load_failure_boxes:
+            data_info['failure_boxes'] = self.get_ann_info(index)['gt_bboxes_3d']
         if not self.test_mode:
             data_info['ann_info'] = self.get_ann_info(index)
         return data_info

@@ -1,10 +1,12 @@
 import cv2
 import mmcv
 import numpy as np
+from mmdet3d.core.bbox import box_np_ops
 from mmdet3d.datasets.pipelines import ObjectSample
 from mmdet.datasets.builder import PIPELINES
 
 from ..camera_geometry import project
+from ..sensor_failures import UNKNOWN_RING
 
 _NOT_COVERED = -1
 
@@ -16,7 +18,8 @@ class UnifiedObjectSample(ObjectSample):
     Points inside a pasted box give way to the object's own points. With ``sample_2d`` the object's image crop is
     stretched to the rectangle that its box projects to, in every view that has the whole box in front of the camera;
     where the rectangle reaches beyond the image, so does the crop. Objects of the scene that are nearer than a pasted
-    one are put back on top of it.
+    one are put back on top of it. Where the sample has ``rings`` (LoadPointsFromMultiSweepsWithRings), pasted points get
+    an unknown one.
 
     Args:
         db_sampler (dict): Config of the sampler; type :class:`UnifiedDataBaseSampler` unless given.
@@ -52,17 +55,24 @@ class UnifiedObjectSample(ObjectSample):
             return input_dict
 
         pasted = sampled['gt_bboxes_3d']
-        scene = self.remove_points_in_boxes(input_dict['points'], pasted)
+        kept = ~box_np_ops.points_in_rbbox(input_dict['points'].coord.numpy(), pasted).any(axis=1)
+        scene = input_dict['points'][kept]
         points = scene.cat([scene, sampled['points']])
+        rings = None
+        if 'rings' in input_dict:
+            rings = np.concatenate([input_dict['rings'][kept], np.full(len(sampled['points']), UNKNOWN_RING)])
         boxes = boxes.new_box(np.concatenate([present, pasted]))
         if self.sample_2d:
             images, covers = self._paste_crops(
                 input_dict['img'], input_dict['lidar2img'], boxes.corners.numpy(), sampled['images'])
             if self.modify_points:
                 owner = np.concatenate([np.full(len(scene), _NOT_COVERED), sampled['points_idx']])
-                points = points[_shown(points.coord.numpy(), owner, input_dict['lidar2img'], covers)]
+                shown = _shown(points.coord.numpy(), owner, input_dict['lidar2img'], covers)
+                points, rings = points[shown], rings if rings is None else rings[shown]
             input_dict['img'] = images
         input_dict['points'] = points
+        if rings is not None:
+            input_dict['rings'] = rings
         input_dict['gt_bboxes_3d'] = boxes
         input_dict['gt_labels_3d'] = np.concatenate([labels, sampled['gt_labels_3d']]).astype(np.int64)
         return input_dict

@@ -11,12 +11,13 @@ from mmdet3d.models import builder
 from torch import nn
 
 from ...core.bbox.box_encoding import with_gravity_center
-from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_strength, check_windows
+from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_clip, check_bias_strength, check_windows
 from ..utils.denoising import DenoisingQueries
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.position_encoding import (bev_cell_centers, camera_ray_points, level_ray_points, num_octaves,
                                        octave_encoding, query_ray_points, sine_encoding)
 from ..utils.query_projection import RoutingRecord
+from ..utils.routing_targets import routing_loss, routing_targets
 from ..utils.token_layout import TokenLayout
 from .set_criterion import SetCriterion
 
@@ -54,6 +55,9 @@ class CmtHead(BaseModule):
         aqr_local_window_size (int | dict): odd, in cells, or ``dict(lidar=.., camera=..)``.
         aqr_per_view (bool): in global mode, bias only the views that see the query.
         aqr_bias_denoising (bool): False leaves denoising queries neutral.
+        aqr_bias_clip (float | None): see :class:`AttentionBiasGenerator`.
+        aqr_loss_weight (float): weight >= 0 of ``loss_aqr``, which teaches the router where simulated failures struck
+            (:func:`routing_targets`); 0 for no such loss.
         aqr_router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
         position_cycles (float | None): highest frequency, in cycles over the detection range (>= 1), of the sinusoidal
             encodings: of BEV cells and queries (:func:`sine_encoding`) and of points along camera rays
@@ -72,7 +76,7 @@ class CmtHead(BaseModule):
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
                  loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
                  aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
-                 aqr_router=None, position_cycles=None, position_gain=None, init_cfg=None):
+                 aqr_bias_clip=None, aqr_loss_weight=0.0, aqr_router=None, position_cycles=None, position_gain=None, init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
@@ -83,6 +87,9 @@ class CmtHead(BaseModule):
                 raise TypeError(f'{name} must be True or False, got {flag!r}')
         check_bias_strength(aqr_bias_strength)  # also where AQR is off: a mistake should show before it matters
         check_windows(aqr_local_window_size)
+        check_bias_clip(aqr_bias_clip)
+        if not (math.isfinite(aqr_loss_weight) and aqr_loss_weight >= 0):
+            raise ValueError(f'aqr_loss_weight must be a finite number >= 0, got {aqr_loss_weight}')
         if position_cycles is not None and not (math.isfinite(position_cycles) and position_cycles >= 1):
             raise ValueError(f'position_cycles must be None or a finite number >= 1, got {position_cycles}')
         if position_gain is not None and not (math.isfinite(position_gain) and position_gain > 0):
@@ -130,6 +137,7 @@ class CmtHead(BaseModule):
 
         self.enable_aqr = enable_aqr
         self.aqr_bias_denoising = aqr_bias_denoising
+        self.aqr_loss_weight = aqr_loss_weight
         if enable_aqr:
             if self.bev_cell_size is None:
                 raise ValueError("enable_aqr=True needs 'voxel_size' in train_cfg, test_cfg or bbox_coder to find BEV "
@@ -137,7 +145,8 @@ class CmtHead(BaseModule):
             self.aqr_router = build_transformer(dict(dict(type='AQRWeightGenerator', embed_dims=hidden_dim),
                                                      **(aqr_router or {})))
             self.aqr_bias = AttentionBiasGenerator(bias_strength=aqr_bias_strength, use_local_bias=aqr_use_local_bias,
-                                                   local_window_size=aqr_local_window_size, per_view=aqr_per_view)
+                                                   local_window_size=aqr_local_window_size, per_view=aqr_per_view,
+                                                   bias_clip=aqr_bias_clip)
 
     def _bev_cell_size(self, downsample_scale):
         """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""
@@ -318,16 +327,18 @@ class CmtHead(BaseModule):
         return out
 
     @force_fp32(apply_to=('preds_dicts', ))
-    def loss(self, gt_bboxes_3d, gt_labels_3d, preds_dicts):
+    def loss(self, gt_bboxes_3d, gt_labels_3d, preds_dicts, img_metas=None):
         """Losses of one batch.
 
         Args:
             gt_bboxes_3d (list[LiDARInstance3DBoxes]): per sample.
             gt_labels_3d (list[Tensor]): per sample (n,).
             preds_dicts (tuple[list[dict]]): what :meth:`forward` returned.
+            img_metas (list[dict] | None): per sample; where the router is supervised, with ``failure``.
 
         Returns:
-            dict[str, Tensor]: see :class:`SetCriterion`.
+            dict[str, Tensor]: see :class:`SetCriterion`; and ``loss_aqr`` where queries were routed and
+            ``aqr_loss_weight`` is not 0.
         """
         if not self.train_cfg:
             raise ValueError('train_cfg is None: this head was built for inference and has no losses')
@@ -336,7 +347,19 @@ class CmtHead(BaseModule):
         boxes = [with_gravity_center(boxes).to(device) for boxes in gt_bboxes_3d]
         labels = [self._checked_labels(label.to(device)) for label in gt_labels_3d]
         branches = [{name: value for name, value in task.items() if isinstance(value, torch.Tensor)} for task in tasks]
-        return self.criterion(branches, boxes, labels, tasks[0].get('dn_batch'))
+        losses = self.criterion(branches, boxes, labels, tasks[0].get('dn_batch'))
+        routing = tasks[0].get('routing')
+        if routing is not None and self.aqr_loss_weight:
+            losses['loss_aqr'] = self.aqr_loss_weight * self._routing_loss(routing, img_metas)
+        return losses
+
+    def _routing_loss(self, routing, img_metas):
+        """Cross entropy of the learned queries' weights."""
+        if img_metas is None:
+            raise ValueError('img_metas are needed to supervise the router (aqr_loss_weight > 0)')
+        targets = routing_targets(routing, img_metas, self.pc_range, self.bev_cell_size)
+        return routing_loss(routing.lidar_weights, routing.camera_weights, targets,
+                            routing.is_used & routing.is_learned)
 
     def _checked_labels(self, labels):
         num_classes = self.denoising.num_classes

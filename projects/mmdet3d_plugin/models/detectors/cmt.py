@@ -180,7 +180,7 @@ class CmtDetector(MVXTwoStageDetector):
         """Losses of the head on extracted features."""
         self.pts_bbox_head.survives_overflow = self.fp16_enabled
         outs = self.pts_bbox_head(pts_feats, img_feats, img_metas)
-        return self.pts_bbox_head.loss(gt_bboxes_3d, gt_labels_3d, outs)
+        return self.pts_bbox_head.loss(gt_bboxes_3d, gt_labels_3d, outs, img_metas)
 
     def forward_test(self, points=None, img_metas=None, img=None, rescale=False):
         """Detect. The outer list of every argument is test-time augmentation, of which CMT has none.

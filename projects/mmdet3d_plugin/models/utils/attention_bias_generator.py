@@ -27,14 +27,18 @@ class AttentionBiasGenerator(nn.Module):
         local_window_size (int | dict): odd window size in cells, or ``dict(lidar=.., camera=..)``. Recommended: 5 to
             25.
         per_view (bool): in global mode, the camera bias applies only to the views that see the query.
+        bias_clip (float | None): largest size of a bias, > 0; weights that ask for more get no gradient from it.
+
+    Attributes:
+        strength_factor (float): in [0, 1], multiplies the strength; ``BiasStrengthWarmupHook`` raises it to 1.
 
     Raises:
-        ValueError: for a strength that is negative or not finite, a window that is not an odd integer >= 1, or
-            ``per_view`` beside ``use_local_bias``, whose windows are per view anyway.
+        ValueError: for a strength that is negative or not finite, a window that is not an odd integer >= 1, a clip
+            that is not > 0, or ``per_view`` beside ``use_local_bias``, whose windows are per view anyway.
     """
 
     def __init__(self, bev_feature_shape=(180, 180), pers_feature_shape=(6, 40, 100), bias_strength=5.0,
-                 use_local_bias=False, local_window_size=15, per_view=False):
+                 use_local_bias=False, local_window_size=15, per_view=False, bias_clip=None):
         super().__init__()
         for name, flag in dict(use_local_bias=use_local_bias, per_view=per_view).items():
             if not isinstance(flag, bool):
@@ -48,6 +52,8 @@ class AttentionBiasGenerator(nn.Module):
         self.use_local_bias = use_local_bias
         self.local_window_size = check_windows(local_window_size)
         self.per_view = per_view
+        self.bias_clip = check_bias_clip(bias_clip)
+        self.strength_factor = 1.0
         low, high = RECOMMENDED_STRENGTH
         if self.bias_strength and not low <= self.bias_strength <= high:
             warnings.warn(f'bias_strength {bias_strength} is outside the recommended range [{low}, {high}]')
@@ -113,8 +119,9 @@ class AttentionBiasGenerator(nn.Module):
                              torch.cat([bev_seen, view_seen], dim=2), windows)
 
     def weight_to_bias(self, weights):
-        """Weights in [0, 1] -> bias in [-bias_strength, bias_strength], 0.5 -> 0."""
-        return (weights - 0.5) * 2 * self.bias_strength
+        """Weights in [0, 1] -> bias in [-bias_strength, bias_strength], clipped if asked for; 0.5 -> 0."""
+        bias = (weights - 0.5) * 2 * self.bias_strength * self.strength_factor
+        return bias if self.bias_clip is None else bias.clamp(-self.bias_clip, self.bias_clip)
 
     @staticmethod
     def _check_weights(lidar_weights, camera_weights):
@@ -168,7 +175,7 @@ class AttentionBiasGenerator(nn.Module):
 
     def extra_repr(self):
         return (f'bias_strength={self.bias_strength}, use_local_bias={self.use_local_bias}, '
-                f'local_window_size={self.local_window_size}, per_view={self.per_view}')
+                f'local_window_size={self.local_window_size}, per_view={self.per_view}, bias_clip={self.bias_clip}')
 
 
 def _check_indices(name, indices, shape):
@@ -184,6 +191,16 @@ def check_bias_strength(bias_strength):
             or not math.isfinite(bias_strength) or bias_strength < 0:
         raise ValueError(f'bias_strength must be a finite number >= 0, got {bias_strength!r}')
     return float(bias_strength)
+
+
+def check_bias_clip(bias_clip):
+    """Return a valid clip as float, or None; raise ValueError naming what is allowed otherwise."""
+    if bias_clip is None:
+        return None
+    if isinstance(bias_clip, bool) or not isinstance(bias_clip, (int, float)) or not math.isfinite(bias_clip) \
+            or bias_clip <= 0:
+        raise ValueError(f'bias_clip must be None or a finite number > 0, got {bias_clip!r}')
+    return float(bias_clip)
 
 
 def check_windows(window):

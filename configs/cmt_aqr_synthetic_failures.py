@@ -1,0 +1,8 @@
+# AQR learns from a trained baseline while sensors fail; the router is told where.
+_base_ = './cmt_synthetic_failures.py'
+model = dict(
+    pts_bbox_head=dict(
+        enable_aqr=True,
+        aqr_loss_weight=1.0,
+        aqr_local_window_size=dict(lidar=5, camera=9),
+        aqr_router=dict(windows=dict(lidar=3, camera=7))))

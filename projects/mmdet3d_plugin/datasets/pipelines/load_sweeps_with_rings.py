@@ -1,0 +1,44 @@
+import numpy as np
+from mmdet3d.datasets.pipelines import LoadPointsFromMultiSweeps
+from mmdet.datasets.builder import PIPELINES
+
+
+@PIPELINES.register_module()
+class LoadPointsFromMultiSweepsWithRings(LoadPointsFromMultiSweeps):
+    """:class:`mmdet3d.datasets.pipelines.LoadPointsFromMultiSweeps`, which keeps the LiDAR ring of each point.
+
+    The parent overwrites the ring, the last of nuScenes' five values of a point, with the time lag. This one gives the
+    same points and beside them ``rings`` (N,) int64, which simulated beam reduction needs.
+
+    Args:
+        **kwargs: See the parent; ``load_dim`` and ``time_dim`` as for nuScenes' files: 5 values, the last is replaced.
+
+    Raises:
+        ValueError: for other values, or points whose keyframe was loaded without the ring.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        if self.load_dim != 5 or self.time_dim != 4:
+            raise ValueError('load_dim must be 5 and time_dim 4 to find the ring in the last value of a point, got '
+                             f'{self.load_dim} and {self.time_dim}')
+        # The parent sees points of six values, the last of which it leaves alone.
+        self.load_dim = 6
+        self.use_dim = [*(range(self.use_dim) if isinstance(self.use_dim, int) else self.use_dim), 5]
+
+    def _load_points(self, pts_filename):
+        points = super()._load_points(pts_filename).reshape(-1, 5)
+        return np.concatenate([points, points[:, 4:]], axis=1)  # (N, 6)
+
+    def __call__(self, results):
+        points = results['points']
+        if points.shape[1] != 5:
+            raise ValueError('points must have five values, the last of which is the ring: LoadPointsFromFile with '
+                             f'use_dim=[0, 1, 2, 3, 4]; got {points.shape[1]}')
+        tensor = points.tensor
+        results['points'] = type(points)(
+            tensor[:, [0, 1, 2, 3, 4, 4]], points_dim=6, attribute_dims=points.attribute_dims)
+        results = super().__call__(results)
+        results['rings'] = results['points'].tensor[:, -1].numpy().astype(np.int64)
+        results['points'] = results['points'][:, :-1]
+        return results

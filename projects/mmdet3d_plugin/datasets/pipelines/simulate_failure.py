@@ -1,0 +1,56 @@
+import numpy as np
+import torch
+from mmdet.datasets.builder import PIPELINES
+
+from ..sensor_failures import apply_case, failure_rng, parse_case
+
+
+@PIPELINES.register_module()
+class SimulateFailure:
+    """Let a sensor failure strike the sample (design section 7); adds ``failure`` (FailureRecord).
+
+    It stands behind the loaders and behind pasted objects, where published pipelines have ``ModalMask3D``, whose 50 / 25
+    / 25 % are ``cases={'clean': 0.5, 'camera_drop': 0.25, 'lidar_drop': 0.25}``. The record says what was done; it reaches
+    the model where ``Collect3D`` has 'failure' among its ``meta_keys``, and the scene's later motion is noted in it.
+
+    Everything drawn depends on the sample's token, the case, ``seed`` and the epoch alone: not on workers, processes or
+    other transforms. The epoch counts in training, where the tools set it at the start of each one.
+
+    Args:
+        cases (str | dict[str, float]): one case for all samples, see ``parse_case``, or the probability of each,
+            together 1; 'clean' is a case like the others.
+        seed (int): another seed gives other draws.
+
+    Raises:
+        ValueError: for cases that do not exist or probabilities that are not >= 0 with a sum of 1.
+    """
+
+    def __init__(self, cases='clean', seed=0):
+        shares = dict(cases) if isinstance(cases, dict) else {cases: 1.0}
+        for case in shares:
+            parse_case(case)
+        values = np.array(list(shares.values()), dtype=float)
+        if not len(values) or not (values >= 0).all() or abs(values.sum() - 1) > 1e-6:
+            raise ValueError(f'cases must have probabilities >= 0 with a sum of 1, got {shares}')
+        self.shares = shares
+        self.seed = int(seed)
+        # Shared, so that persistent workers see the epoch that the main process sets.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch):
+        """Draw anew for an epoch >= 0 of training."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, results):
+        seed = self.seed, self._epoch.item()
+        cases = list(self.shares)
+        draw = failure_rng(results['sample_idx'], 'case', *seed).random()
+        # The last case that any probability leads to takes what rounding leaves.
+        limits = np.cumsum(list(self.shares.values()))
+        limits[np.flatnonzero(np.diff(limits, prepend=0))[-1]:] = 1
+        results['failure'] = apply_case(results, cases[np.searchsorted(limits, draw, side='right')], *seed)
+        results.pop('rings', None)
+        return results
+
+    def __repr__(self):
+        return f'{type(self).__name__}(cases={self.shares}, seed={self.seed})'
