@@ -4,9 +4,7 @@ _base_ = [
     './_base_/schedules/cyclic_20e.py', './_base_/default_runtime.py'
 ]
 model = dict(auxiliary_heads=None)
-optimizer = dict(
-    _delete_=True, type='AdamW', lr=2e-4, weight_decay=0.01,
-    paramwise_cfg=dict(custom_keys={'aqr_router': dict(lr_mult=5.0)}))
+optimizer = dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=0.01)
 optimizer_config = dict(_delete_=True, grad_clip=dict(max_norm=35, norm_type=2))
 lr_config = dict(
     _delete_=True, policy='FlatCosineAnnealing', start_percent=0.5, min_lr=0, by_epoch=False, warmup='linear',

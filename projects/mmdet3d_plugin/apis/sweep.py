@@ -1,7 +1,4 @@
 """Training and testing over several settings of the attention bias, one process after the other."""
-import multiprocessing
-import os
-import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -11,6 +8,7 @@ from mmdet.utils import find_latest_checkpoint
 from ..models.utils.attention_bias_generator import AttentionBiasGenerator
 from ..visualization import draw_sweep
 from .atomic_file import atomic_path
+from .child_process import run_in_child
 from .config import load_config
 from .nuscenes_scores import CAPTION, markdown_table, nuscenes_scores, write_csv
 from .result_store import content_key, file_sha256, info_file, read_record, stored_test, write_record
@@ -83,15 +81,9 @@ class BiasSweep:
             if (folder / 'result.json').is_file():
                 print('finished in an earlier run', flush=True)
                 continue
-            process = multiprocessing.get_context('spawn').Process(
-                target=_train_and_test, args=(self.config, options, folder, self.seed, self.trust_checkpoint))
-            process.start()
-            try:
-                process.join()
-            finally:  # interrupted
-                process.kill()
-            if process.exitcode != 0:
-                print(f'FAILED with exit code {process.exitcode}', flush=True)
+            code = run_in_child(_train_and_test, self.config, options, folder, self.seed, self.trust_checkpoint)
+            if code != 0:
+                print(f'FAILED with exit code {code}', flush=True)
                 failed.append((mode, strength))
         return failed
 
@@ -135,8 +127,6 @@ def _check_head(head):
 
 def _train_and_test(config, options, folder, seed, trust_checkpoint):
     """One run, in a process of its own."""
-    # A sweep that is killed takes its run along: the next one would train in the same folder.
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
     start = time.perf_counter()
     cfg = load_config(config, options)
     cfg.work_dir, cfg.auto_resume = str(folder), True
@@ -146,7 +136,3 @@ def _train_and_test(config, options, folder, seed, trust_checkpoint):
     write_record(folder / 'result.json', dict(
         scores=nuscenes_scores(record['metrics']), seconds=time.perf_counter() - start, resumed=resumed))
 
-
-def _exit_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)

@@ -39,6 +39,7 @@ class LoadPointsFromMultiSweepsWithRings(LoadPointsFromMultiSweeps):
         results['points'] = type(points)(
             tensor[:, [0, 1, 2, 3, 4, 4]], points_dim=6, attribute_dims=points.attribute_dims)
         results = super().__call__(results)
-        results['rings'] = results['points'].tensor[:, -1].numpy().astype(np.int64)
-        results['points'] = results['points'][:, :-1]
+        points = results['points']
+        results['rings'] = points.tensor[:, -1].numpy().astype(np.int64)
+        results['points'] = points[:, list(range(points.shape[1] - 1))]
         return results

@@ -1,0 +1,1 @@
+"""What only experiments need: configs name it in `custom_imports`, nothing else imports it."""

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Does routing help where sensors fail? The whole experiment on the synthetic set: tools/ablation.py [options]
+
+Makes the data, trains baselines, trains every arm from them and tests it under every failure, then writes tables and a
+figure. Safe to interrupt: what is finished is kept in --out and not repeated.
+"""
+import argparse
+import os
+import os.path as osp
+import subprocess
+import sys
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch: the jobs share the cores
+ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
+sys.path.insert(0, ROOT)
+import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
+from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
+from projects.mmdet3d_plugin.apis.ablation import ARMS, CASES, Ablation  # noqa: E402
+
+DATA = 'data/nuscenes_synthetic_trainval'
+PUBLISHED = 'configs/checkpoints/cmt_synthetic.pth'  # baseline of seed 0
+
+
+def make_data():
+    """The set of the published baseline; does nothing where it is complete."""
+    version = ['--version', 'v1.0-trainval']
+    run = [sys.executable, osp.join(ROOT, 'tools/make_synthetic_nuscenes.py'), '--out', DATA, *version]
+    subprocess.run([*run, '--scenes', '440', '--val-scenes', '40', '--samples-per-scene', '4'], check=True)
+    if not osp.isfile(f'{DATA}/nuscenes_infos_val.pkl'):
+        subprocess.run([sys.executable, osp.join(ROOT, 'tools/create_data.py'), 'nuscenes', '--root-path', DATA, *version,
+                        '--extra-tag', 'nuscenes', '--no-gt-database'], check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2],
+                        help=f'seed 0 starts from {PUBLISHED}, every other one from a baseline trained here')
+    parser.add_argument('--arms', nargs='+', choices=list(ARMS), default=list(ARMS))
+    parser.add_argument('--cases', nargs='+', default=CASES, metavar='CASE', help='see tools/test_robustness.py')
+    parser.add_argument('--out', default='work_dirs/ablation', metavar='DIR')
+    parser.add_argument('--jobs', type=int, default=2, help='trainings and tests at a time, of one thread each')
+    parser.add_argument('--baseline-epochs', type=int, default=4, help='of the baselines that are trained here')
+    parser.add_argument('--cfg-options', nargs='+', action=cli.OptionAction, metavar='KEY=VALUE',
+                        help='override settings of all arms')
+    parser.add_argument('--report', action='store_true', help='only write tables and figure of what is finished')
+    args = parser.parse_args()
+    for given, what in ((args.seeds, '--seeds'), (args.arms, '--arms'), (args.cases, '--cases')):
+        if len(set(given)) < len(given):
+            parser.error(f'argument {what}: must differ, got {given}')
+
+    ablation = Ablation({seed: PUBLISHED if seed == 0 else None for seed in args.seeds}, args.arms, args.cases, args.out,
+                        baseline_options=dict(total_epochs=args.baseline_epochs), arm_options=args.cfg_options,
+                        jobs=args.jobs)
+    failed = []
+    if not args.report:
+        make_data()
+        failed = ablation.run()
+    print(f'\n{ablation.report()}\n\nablation.md, .csv, .json and .png are in {args.out}')
+    if failed:
+        sys.exit(f'{len(failed)} runs failed: {"; ".join(failed)}. Run again to go on with them')
+
+
+if __name__ == '__main__':
+    main()
