@@ -12,7 +12,7 @@ sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.apis.robustness import DEFAULT_CASES, test_robustness  # noqa: E402
+from projects.mmdet3d_plugin.apis.robustness import DEFAULT_CASES, measure_robustness  # noqa: E402
 from projects.mmdet3d_plugin.apis.router_controls import CONTROLS  # noqa: E402
 from projects.mmdet3d_plugin.datasets.sensor_failures import CASE_HELP, parse_case  # noqa: E402
 
@@ -42,7 +42,7 @@ def main():
     out = args.out or osp.join('work_dirs', f'robustness_{osp.splitext(osp.basename(args.config))[0]}')
 
     cfg = load_config(args.config, args.cfg_options)
-    table = test_robustness(cfg, args.checkpoint, args.cases, out, args.controls, args.seed, args.trust_checkpoint)
+    table = measure_robustness(cfg, args.checkpoint, args.cases, out, args.controls, args.seed, args.trust_checkpoint)
     print(f'{table}\n\nwritten to {osp.join(out, "robustness.md")}, .csv and .json')
 
 

@@ -284,8 +284,8 @@ def relative_accuracy(nds):
     return ra, float(np.mean([np.mean(values) for values in kinds.values()])) if kinds else math.nan
 
 
-def test_robustness(cfg, checkpoint, cases=DEFAULT_CASES, out='work_dirs/robustness', controls=('learned', ), seed=0,
-                    trust_checkpoint=False):
+def measure_robustness(cfg, checkpoint, cases=DEFAULT_CASES, out='work_dirs/robustness', controls=('learned', ), seed=0,
+                       trust_checkpoint=False):
     """Test a checkpoint under every case; write `robustness.md`, `.csv` and `.json`.
 
     Args:

@@ -99,6 +99,8 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         runner.resume(cfg.resume_from)
     elif cfg.load_from:
         runner.load_checkpoint(cfg.load_from)
+    # Models of one seed see the same data and augmentation, however many numbers their initialisation drew.
+    seed_everything(cfg.seed, diff_seed, deterministic)
     runner.run([_build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
 
 

@@ -1,0 +1,87 @@
+"""The experiment with real trainings of four iterations: what is finished is kept, tables say what the records hold."""
+import json
+
+import numpy as np
+import pytest
+
+from projects.mmdet3d_plugin.apis.ablation import ARMS, Ablation
+from projects.mmdet3d_plugin.apis.detection_matches import DetectionMatches, mean_ap
+from projects.mmdet3d_plugin.apis.result_store import read_record
+
+ARM_NAMES = ('failures', 'aqr_global')
+CASES = ('clean', 'lidar_drop')
+
+
+@pytest.fixture(scope='module')
+def make_ablation(repo_root, synthetic_nuscenes, tmp_path_factory):
+    out = tmp_path_factory.mktemp('ablation')
+    options = {'log_config.interval': 1}
+    for split, infos in (('train', 'train'), ('val', 'val'), ('test', 'val')):
+        options[f'data.{split}.data_root'] = f'{synthetic_nuscenes}/'
+        options[f'data.{split}.ann_file'] = str(synthetic_nuscenes / f'nuscenes_infos_{infos}.pkl')
+
+    def make(**changes):
+        arguments = dict(baselines={0: str(repo_root / 'configs/checkpoints/cmt_synthetic.pth')}, arms=ARM_NAMES,
+                         cases=CASES, out=out, configs=repo_root / 'configs', baseline_options=options,
+                         arm_options=options, jobs=1)
+        return Ablation(**{**arguments, **changes})
+
+    return make
+
+
+def test_from_baseline_to_tables(make_ablation, monkeypatch):
+    ablation = make_ablation()
+    assert ablation.run() == []
+    text = ablation.report()
+
+    record = json.loads((ablation.out / 'ablation.json').read_text())
+    results = {arm: read_record(ablation.out / f'{arm}_seed0/result.json')['tests'] for arm in ARM_NAMES}
+    for case in CASES:
+        score = {arm: mean_ap(DetectionMatches.load(results[arm][case]['learned']['matches'])) for arm in ARM_NAMES}
+        interval = record['intervals']['aqr_global'][case]
+        assert interval['mean'] == pytest.approx(score['aqr_global'] - score['failures'], abs=1e-9)
+        assert interval['low'] <= interval['mean'] <= interval['high']
+        row = next(row for row in record['tables']['mAP'] if row['arm'] == ARMS['aqr_global'].title)
+        assert float(row[case]) == pytest.approx(score['aqr_global'], abs=6e-4)
+    assert record['seen'] == ['camera_drop', 'clean', 'fov:60', 'lidar_drop', 'object_failure:0.5', 'view_drop:3']
+    assert set(results['aqr_global']['lidar_drop']) == {'learned', 'off', 'averaged', 'shuffled', 'oracle'}
+    assert set(results['failures']['lidar_drop']) == {'learned'}
+    assert '**Controls' in text and 'not comparable with published scores' in text
+    assert (ablation.out / 'ablation.png').stat().st_size > 10_000
+
+    # Again: nothing is trained or tested, and the tables stay.
+    marks = {path: path.stat().st_mtime_ns for path in ablation.out.rglob('*.pth')}
+    assert make_ablation().run() == [] and make_ablation().report() == text
+    assert {path: path.stat().st_mtime_ns for path in ablation.out.rglob('*.pth')} == marks
+
+
+def test_arms_start_alike(make_ablation):
+    """The first losses of both arms agree: same baseline, same data, same failures; the router is neutral."""
+    logs = {}
+    for arm in ARM_NAMES:
+        log, = (make_ablation().out / f'{arm}_seed0').glob('*.log.json')
+        logs[arm] = [json.loads(line) for line in log.read_text().splitlines()[1:]]
+    first, routed = logs['failures'][0], logs['aqr_global'][0]
+    assert len(logs['failures']) == len(logs['aqr_global']) >= 4
+    assert 'loss_aqr' in routed and 'loss_aqr' not in first
+    assert routed['loss_aqr'] == pytest.approx(np.log(2), abs=1e-4)
+    for name in ('loss_cls', 'loss_bbox', 'dn_loss_cls', 'dn_loss_bbox'):
+        assert routed[name] == pytest.approx(first[name], rel=1e-3), name
+
+
+def test_another_baseline_is_not_mixed_in(make_ablation, tmp_path):
+    other = tmp_path / 'other.pth'
+    other.write_bytes((make_ablation().configs / 'checkpoints/cmt_synthetic.pth').read_bytes())
+    failed = make_ablation(baselines={0: str(other)}).run()
+    assert len(failed) == 2 and 'failures_seed0/log.txt' in failed[0]
+    assert 'another config, baseline or data' in (make_ablation().out / 'failures_seed0/log.txt').read_text()
+
+
+def test_mistakes(make_ablation, tmp_path):
+    for arms in (('aqr_global', ), ('failures', 'magic')):
+        with pytest.raises(ValueError, match="arms must be of .*'failures' among them"):
+            make_ablation(arms=arms)
+    with pytest.raises(ValueError, match="cases must have 'clean' among them"):
+        make_ablation(cases=('lidar_drop', ))
+    with pytest.raises(ValueError, match='no seed of .* is finished for all arms'):
+        make_ablation(out=tmp_path).report()
