@@ -2,7 +2,7 @@
 
 Every failure changes a sample as the loaders leave it (``points``, ``rings``, ``img``, ``lidar2cam``...), drawing from
 the random generator that it is given and from nothing else, and returns the fields of a ``FailureRecord`` that say what
-it did.
+it did. ``needs`` are the keys that the sample must have.
 """
 import hashlib
 import inspect
@@ -24,11 +24,9 @@ BEAM_RINGS = {16: tuple(range(1, 32, 2)), 8: tuple(range(1, 32, 4)), 4: tuple(ra
 
 def _keep_points(results, mask):
     """Keep the points of a bool mask (N,), and their rings where the sample has them."""
-    total = len(results['points'])
     results['points'] = results['points'][mask]
     if 'rings' in results:
         results['rings'] = results['rings'][mask]
-    return dict(points_before=total, points_after=len(results['points']))
 
 
 def _blank_views(results, lost):
@@ -40,13 +38,17 @@ def _blank_views(results, lost):
 class LidarDrop:
     """All points are gone."""
 
+    needs = ('points', )
+
     def apply(self, results, rng):
-        counts = _keep_points(results, np.zeros(len(results['points']), dtype=bool))
-        return dict(lidar_everywhere=True, details=counts)
+        _keep_points(results, np.zeros(len(results['points']), dtype=bool))
+        return dict(lidar_everywhere=True)
 
 
 class CameraDrop:
     """All images are zero."""
+
+    needs = ('img', )
 
     def apply(self, results, rng):
         return dict(views_lost=_blank_views(results, np.ones(len(results['img']), dtype=bool)))
@@ -64,9 +66,14 @@ class ViewDrop:
     cameras: Tuple[str, ...] = ()
 
     def __post_init__(self):
-        if (self.count is None) == (not self.cameras) or (self.count is not None and self.count < 1):
+        if (self.count is None) == (not self.cameras) or (self.count is not None and self.count < 1) \
+                or not all(self.cameras):
             raise ValueError('ViewDrop needs either a count >= 1 or names of cameras, got '
                              f'count={self.count} and cameras={self.cameras}')
+
+    @property
+    def needs(self):
+        return ('img', 'camera_names') if self.cameras else ('img', )
 
     def apply(self, results, rng):
         lost = np.zeros(len(results['img']), dtype=bool)
@@ -87,6 +94,7 @@ class ViewDrop:
 class LimitedFieldOfView:
     """Points are left within ``degrees`` (0 to 180, without the ends) to either side of forward, +y."""
 
+    needs = ('points', )
     degrees: float
 
     def __post_init__(self):
@@ -95,14 +103,15 @@ class LimitedFieldOfView:
 
     def apply(self, results, rng):
         x, y = results['points'].coord.numpy()[:, :2].T.astype(np.float64)
-        counts = _keep_points(results, np.abs(np.arctan2(x, y)) <= np.deg2rad(self.degrees))
-        return dict(field_of_view=self.degrees, details=counts)
+        _keep_points(results, np.abs(np.arctan2(x, y)) <= np.deg2rad(self.degrees))
+        return dict(field_of_view=self.degrees)
 
 
 @dataclass(frozen=True)
 class ObjectFailure:
     """Points inside boxes of the ground truth are gone, with ``probability``: of each object, or of all of a frame."""
 
+    needs = ('points', )
     probability: float
     per_frame: bool = False
 
@@ -119,19 +128,20 @@ class ObjectFailure:
         fails = draws < self.probability
         points = results['points'].coord.numpy()
         own = box_np_ops.points_in_rbbox(points, boxes.tensor[:, :7].numpy()[fails])  # (N, n), bottom centres
-        counts = _keep_points(results, ~own.any(axis=1))
+        _keep_points(results, ~own.any(axis=1))
         lost = np.concatenate([boxes.gravity_center.numpy(), boxes.tensor[:, 3:7].numpy()], axis=1)[fails]
-        return dict(lost_boxes=lost.astype(np.float64), details=dict(objects=len(boxes), **counts))
+        return dict(lost_boxes=lost.astype(np.float64), details=dict(objects=len(boxes)))
 
 
 @dataclass(frozen=True)
 class BeamReduction:
     """Of 32 rings 16 (the odd ones), 8 (1, 5, ..., 29) or 4 (1, 9, 17, 25) are left, in keyframe and sweeps.
 
-    Rings come from ``LoadPointsFromMultiSweepsWithRings``. Points of pasted objects, whose rings are unknown, are thinned
-    at random to the same share.
+    Rings come from ``LoadPointsFromMultiSweepsWithRings``. Points of pasted objects, whose rings are unknown, are
+    thinned at random to the same share.
     """
 
+    needs = ('points', )
     beams: int
 
     def __post_init__(self):
@@ -141,14 +151,16 @@ class BeamReduction:
     def apply(self, results, rng):
         rings = results.get('rings')
         if rings is None or len(rings) != len(results['points']):
-            raise ValueError('beams needs the ring of every point: load sweeps with LoadPointsFromMultiSweepsWithRings, '
-                             'and let no other transform change the points before the failure; got '
+            raise ValueError('beams needs the ring of every point: load sweeps with '
+                             'LoadPointsFromMultiSweepsWithRings, and let no other transform change the points before '
+                             'the failure; got '
                              f'{"no rings" if rings is None else f"{len(rings)} rings"} for '
                              f'{len(results["points"])} points')
         keep = np.isin(rings, BEAM_RINGS[self.beams])
         unknown = rings == UNKNOWN_RING
         keep[unknown] = rng.random(unknown.sum()) < self.beams / NUM_RINGS
-        return dict(is_graded=True, details=_keep_points(results, keep))
+        _keep_points(results, keep)
+        return dict(is_graded=True)
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,7 @@ class CalibrationNoise:
     ``lidar2img`` follows; it would not do to turn it alone, since image transforms compute it anew (design section 7).
     """
 
+    needs = ('lidar2cam', 'cam_intrinsic')
     degrees: float
 
     def __post_init__(self):
@@ -169,7 +182,7 @@ class CalibrationNoise:
         turned = [_rotation(axis, np.deg2rad(self.degrees)) @ lidar2cam
                   for axis, lidar2cam in zip(axes, results['lidar2cam'])]
         results.update(camera_matrices(turned, results['cam_intrinsic']))
-        return dict(is_graded=True)
+        return dict(is_graded=True, details=dict(degrees=self.degrees))
 
 
 def _rotation(axis, angle):
@@ -185,7 +198,8 @@ def _rotation(axis, angle):
 _FAILURES = {
     'lidar_drop': lambda: LidarDrop(),
     'camera_drop': lambda: CameraDrop(),
-    'view_drop': lambda what: ViewDrop(count=int(what)) if what.isdigit() else ViewDrop(cameras=tuple(what.split(','))),
+    'view_drop': lambda views: (ViewDrop(count=int(views)) if views.isdigit() else
+                                ViewDrop(cameras=tuple(views.split(',')))),
     'fov': lambda degrees: LimitedFieldOfView(float(degrees)),
     'object_failure': lambda probability: ObjectFailure(float(probability)),
     'frame_object_failure': lambda probability: ObjectFailure(float(probability), per_frame=True),
@@ -238,7 +252,7 @@ def needs_rings(case):
 def failure_rng(token, case, *seed):
     """Random generator that depends on a sample's token, the case and the seed alone, on every machine alike."""
     digest = hashlib.sha256('|'.join(map(str, (token, case, *seed))).encode()).digest()
-    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    return np.random.default_rng(np.frombuffer(digest, dtype='<u4'))
 
 
 def apply_case(results, case, *seed):
@@ -250,13 +264,21 @@ def apply_case(results, case, *seed):
         *seed (int): further numbers the draw depends on, beside ``results['sample_idx']`` and the case.
 
     Returns:
-        FailureRecord
+        FailureRecord: its ``details`` have the number of points before and after.
+
+    Raises:
+        ValueError: for a case that does not exist, or one that the sample lacks the sensors for.
     """
     rng = failure_rng(results['sample_idx'], case, *seed)
     record = dict(case=case, seed=seed, details={})
     if 'img' in results:
         record['views_lost'] = np.zeros(len(results['img']), dtype=bool)
+    if 'points' in results:
+        record['details']['points_before'] = len(results['points'])
     for failure in parse_case(case):
+        missing = [key for key in failure.needs if key not in results]
+        if missing:
+            raise ValueError(f'case {case!r} needs {missing}, which the sample lacks; it has {sorted(results)}')
         done = failure.apply(results, rng)
         record['details'].update(done.pop('details', {}))
         if 'views_lost' in done:
@@ -266,4 +288,6 @@ def apply_case(results, case, *seed):
         if 'lost_boxes' in record and 'lost_boxes' in done:
             done['lost_boxes'] = np.concatenate([record['lost_boxes'], done['lost_boxes']])
         record.update(done)
+    if 'points' in results:
+        record['details']['points_after'] = len(results['points'])
     return FailureRecord(**record)

@@ -24,7 +24,7 @@ class LoadPointsFromMultiSweepsWithRings(LoadPointsFromMultiSweeps):
                              f'{self.load_dim} and {self.time_dim}')
         # The parent sees points of six values, the last of which it leaves alone.
         self.load_dim = 6
-        self.use_dim = [*(range(self.use_dim) if isinstance(self.use_dim, int) else self.use_dim), 5]
+        self.use_dim = [*self.use_dim, 5]
 
     def _load_points(self, pts_filename):
         points = super()._load_points(pts_filename).reshape(-1, 5)
