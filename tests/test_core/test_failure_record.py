@@ -139,8 +139,8 @@ def test_motion_makes_new_records_in_order():
 
 @pytest.mark.parametrize('copied', [copy.deepcopy, lambda record: pickle.loads(pickle.dumps(record))])
 def test_it_travels_between_processes(copied):
-    record = FailureRecord('case', (1, 2), False, 60., np.array([[1., 2, 0, 4, 2, 1, 0]]), np.array([True, False]), True,
-                           dict(points_before=3)).moved(similarity(1, 1.1, (1, 2, 3), True, False))
+    record = FailureRecord('case', (1, 2), False, 60., np.array([[1., 2, 0, 4, 2, 1, 0]]), np.array([True, False]),
+                           True, dict(points_before=3)).moved(similarity(1, 1.1, (1, 2, 3), True, False))
     other = copied(record)
     assert repr(vars(other)) == repr(vars(record))
 

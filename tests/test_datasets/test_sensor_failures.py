@@ -93,8 +93,8 @@ def test_names(case, parameters):
 
 @pytest.mark.parametrize('case', [
     '', 'cleen', 'clean:1', 'clean+fov:60', 'lidar_drop:1', 'lidar_drop:', 'lidar_drop+', '+lidar_drop', 'lidar_drop ',
-    'camera_drop:CAM_FRONT', 'view_drop', 'view_drop:', 'view_drop:0', 'view_drop:CAM_FRONT,', 'fov', 'fov:', 'fov:wide',
-    'fov:0', 'fov:-60', 'fov:180', 'fov:nan', 'object_failure', 'object_failure:0', 'object_failure:1.5',
+    'camera_drop:CAM_FRONT', 'view_drop', 'view_drop:', 'view_drop:0', 'view_drop:CAM_FRONT,', 'fov', 'fov:',
+    'fov:wide', 'fov:0', 'fov:-60', 'fov:180', 'fov:nan', 'object_failure', 'object_failure:0', 'object_failure:1.5',
     'object_failure:nan', 'frame_object_failure:-1', 'beams:5', 'beams:32', 'beams:8.0', 'beams:', 'calibration:0',
     'calibration:-1', 'calibration:181', 'calibration:nan', 'calibration:inf', 'fov:60,beams:4', None, 3])
 def test_mistakes_name_what_is_allowed(case):

@@ -256,9 +256,7 @@ def _recalled(num_gt):
     """
     num_gt = np.maximum(num_gt, 1)
     number = np.floor(_RECALLS * num_gt).astype(np.int64)
-    number += (number + 1) / num_gt <= _RECALLS
-    number -= number / num_gt > _RECALLS
-    return number
+    return number + ((number + 1) / num_gt <= _RECALLS)  # products may round down to below a whole number
 
 
 def _rank_of_next_tp(recalled, copies, before, ranked, size, tps, place):

@@ -13,8 +13,8 @@ _META_KEYS = inspect.signature(Collect3D).parameters['meta_keys'].default
 def with_failure(cfg, case, seed=0):
     """A copy of a config whose `data.test` simulates a failure; its record reaches `img_metas` as 'failure'.
 
-    `SimulateFailure` comes after the loaders. Where a case needs them, sweeps are loaded with their rings and samples with
-    the boxes of the ground truth, which never reach the model.
+    `SimulateFailure` comes after the loaders. Where a case needs them, sweeps are loaded with their rings and samples
+    with the boxes of the ground truth, which never reach the model.
 
     Args:
         cfg (mmcv.Config): from `load_config`.

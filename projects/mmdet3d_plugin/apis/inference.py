@@ -24,7 +24,8 @@ def build_frame_dataset(cfg, frame_dir):
     """
     test = cfg.data.test
     return build_dataset(dict(
-        type='FrameFolderDataset', data_root=frame_dir, pipeline=test.pipeline, classes=test.classes, test_mode=True))
+        type='FrameFolderDataset', data_root=frame_dir, pipeline=test.pipeline, classes=test.classes, test_mode=True,
+        load_failure_boxes=test.get('load_failure_boxes', False)))
 
 
 def ground_truth(dataset, index):

@@ -90,19 +90,19 @@ class RobustnessTest:
         key = content_key({name: cfg.get(name) for name in _SETTINGS}, cfg.data.test, self.origin['checkpoint_sha256'],
                           self.origin['info_file_sha256'])
         stems = {control: self.folder / f'{_file_name(case)}_{control}_{key}' for control in self.controls}
-        missing = [control for control, stem in stems.items() if not stem.with_suffix('.json').is_file()]
+        missing = [control for control, stem in stems.items() if not Path(f'{stem}.json').is_file()]
         if missing:
             start = time.perf_counter()
             for control, (record, matches, queries) in self._test(cfg, case, missing).items():
                 stem = stems[control]
-                matches.save(stem.with_suffix('.npz'))
+                matches.save(Path(f'{stem}.npz'))
                 if queries is not None:
                     with atomic_path(f'{stem}.queries.npz') as path, open(path, 'wb') as file:
                         np.savez_compressed(file, **queries)
-                write_record(stem.with_suffix('.json'), {
+                write_record(Path(f'{stem}.json'), {
                     **self.origin, 'case': case, 'control': control, 'seed': self.seed,
                     'seconds': (time.perf_counter() - start) / len(missing), **record})
-        return {control: {**read_record(stem.with_suffix('.json')), 'matches': str(stem.with_suffix('.npz')),
+        return {control: {**read_record(Path(f'{stem}.json')), 'matches': f'{stem}.npz',
                           'queries': f'{stem}.queries.npz' if self.routes else None} for control, stem in stems.items()}
 
     def _test(self, cfg, case, controls):

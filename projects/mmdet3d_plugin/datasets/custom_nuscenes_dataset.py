@@ -34,8 +34,8 @@ class CustomNuScenesDataset(NuScenesDataset):
         Returns:
             dict: The parent's keys (``sample_idx``, ``pts_filename``, ``sweeps``, ``timestamp`` (s), in training
             ``ann_info``) and ``img_sweeps``, ``radar_info`` (None where the info file has none). With cameras, lists
-            over views: ``camera_names``, ``img_filename``, ``img_timestamp`` (s), ``lidar2img``, ``lidar2cam``, ``cam_intrinsic``
-            ((4, 4) float64 each).
+            over views: ``camera_names``, ``img_filename``, ``img_timestamp`` (s), ``lidar2img``, ``lidar2cam``,
+            ``cam_intrinsic`` ((4, 4) float64 each).
         """
         data_info = super().get_data_info(index)
         info = self.data_infos[index]

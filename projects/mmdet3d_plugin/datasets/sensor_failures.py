@@ -207,8 +207,8 @@ _FAILURES = {
     'calibration': lambda degrees: CalibrationNoise(float(degrees)),
 }
 CASE_HELP = ('clean, lidar_drop, camera_drop, view_drop:3 (random views) or view_drop:CAM_FRONT,CAM_BACK, fov:60, '
-             'object_failure:0.5 (per object), frame_object_failure:0.5, beams:16|8|4, calibration:1 (degrees); several '
-             'at once joined by +')
+             'object_failure:0.5 (per object), frame_object_failure:0.5, beams:16|8|4, calibration:1 (degrees); '
+             'several at once joined by +')
 
 
 def parse_case(case):

@@ -7,8 +7,8 @@ from mmcv.runner import HOOKS, Hook
 class BiasStrengthWarmupHook(Hook):
     """Raise the attention bias linearly from nothing to its full strength over the first iterations of training.
 
-    It follows the runner's iteration, so that a resumed run goes on where the interrupted one was. Evaluation in between
-    uses the strength reached; a model that was built anew has full strength.
+    It follows the runner's iteration, so that a resumed run goes on where the interrupted one was. Evaluation in
+    between uses the strength reached; a model that was built anew has full strength.
 
     Args:
         iters (int): iterations until full strength, >= 1.

@@ -9,9 +9,10 @@ from ..sensor_failures import apply_case, failure_rng, parse_case
 class SimulateFailure:
     """Let a sensor failure strike the sample (design section 7); adds ``failure`` (FailureRecord).
 
-    It stands behind the loaders and behind pasted objects, where published pipelines have ``ModalMask3D``, whose 50 / 25
-    / 25 % are ``cases={'clean': 0.5, 'camera_drop': 0.25, 'lidar_drop': 0.25}``. The record says what was done; it reaches
-    the model where ``Collect3D`` has 'failure' among its ``meta_keys``, and the scene's later motion is noted in it.
+    It stands behind the loaders and behind pasted objects, where published pipelines have ``ModalMask3D``, whose 50 /
+    25 / 25 % are ``cases={'clean': 0.5, 'camera_drop': 0.25, 'lidar_drop': 0.25}``. The record says what was done; it
+    reaches the model where ``Collect3D`` has 'failure' among its ``meta_keys``, and the scene's later motion is noted
+    in it.
 
     Everything drawn depends on the sample's token, the case, ``seed`` and the epoch alone: not on workers, processes or
     other transforms. The epoch counts in training, where the tools set it at the start of each one.

@@ -18,8 +18,8 @@ class UnifiedObjectSample(ObjectSample):
     Points inside a pasted box give way to the object's own points. With ``sample_2d`` the object's image crop is
     stretched to the rectangle that its box projects to, in every view that has the whole box in front of the camera;
     where the rectangle reaches beyond the image, so does the crop. Objects of the scene that are nearer than a pasted
-    one are put back on top of it. Where the sample has ``rings`` (LoadPointsFromMultiSweepsWithRings), pasted points get
-    an unknown one.
+    one are put back on top of it. Where the sample has ``rings`` (LoadPointsFromMultiSweepsWithRings), pasted points
+    get an unknown one.
 
     Args:
         db_sampler (dict): Config of the sampler; type :class:`UnifiedDataBaseSampler` unless given.

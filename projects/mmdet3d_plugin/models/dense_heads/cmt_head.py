@@ -76,7 +76,8 @@ class CmtHead(BaseModule):
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
                  loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
                  aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
-                 aqr_bias_clip=None, aqr_loss_weight=0.0, aqr_router=None, position_cycles=None, position_gain=None, init_cfg=None):
+                 aqr_bias_clip=None, aqr_loss_weight=0.0, aqr_router=None, position_cycles=None, position_gain=None,
+                 init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()

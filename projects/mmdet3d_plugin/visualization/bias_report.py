@@ -1,0 +1,139 @@
+"""The pictures of `tools/visualize_bias.py` and the report that holds them all."""
+from pathlib import Path
+
+import numpy as np
+
+from .html_report import Picture, Section, Table, write_report
+from .query_pictures import draw_query
+from .routing_pictures import draw_histograms, draw_routing, draw_routing_cameras, mean_weights
+
+_REGIONS = ('nothing lost', 'LiDAR lost', 'cameras lost', 'both lost')
+
+
+def draw_sample(folder, name, snapshots, queries):
+    """Draw all pictures of one sample.
+
+    Args:
+        folder (str | Path): where they are written, under names that start with `name`.
+        name (str): of the sample, for instance 'sample 3'.
+        snapshots (Sequence[RoutingSnapshot]): the sample under all cases; 'clean' comes first.
+        queries (Sequence[int]): queries that are looked at closely.
+
+    Returns:
+        list[Section]: the sample's part of the report.
+    """
+    stem = Path(folder) / name.replace(' ', '_')
+    clean, *failed = snapshots
+    sections = [Section(name, 2, [*_neutral_note(snapshots), _weights_table(snapshots), _queries_table(snapshots, queries)])]
+    for snapshot in snapshots:
+        case_stem = f'{stem}_{case_file_name(snapshot.case)}'
+        parts = []
+        title = f'{name}, {snapshot.case}'
+        path = Path(f'{case_stem}_bev.png')
+        shown = [clean] if snapshot is clean else [clean, snapshot]
+        draw_routing(path, shown, queries, name)
+        parts.append(Picture(path, _bev_alt(name, shown), _BEV_CAPTION + _SIDE_BY_SIDE * (len(shown) > 1)))
+        path = Path(f'{case_stem}_cameras.png')
+        draw_routing_cameras(path, snapshot, queries, title)
+        parts.append(Picture(path, f'{len(snapshot.images)} camera images of {title}, with boxes and the queries that each '
+                             f'sees; without an image: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
+        for query in queries:
+            path = Path(f'{case_stem}_query_{query}.png')
+            draw_query(path, snapshot, query, f'{title}: {describe_query(snapshot, query)}')
+            parts.append(Picture(path, f'Bias, and attention without and with it, of query {query} of {title}, on the BEV map '
+                                 'and in the images.', _QUERY_CAPTION))
+        sections.append(Section(title, 3, parts))
+    path = Path(f'{stem}_histograms.png')
+    draw_histograms(path, snapshots, name)
+    sections.append(Section(f'{name}, all queries', 3, [Picture(
+        path, f'Histograms of weights and bias of the {len(clean.positions)} queries of {name}, a row per case.',
+        'How LiDAR and camera weights (left) and the largest bias that they make of it (right) are distributed.')]))
+    return sections
+
+
+def write_bias_report(folder, title, facts, samples):
+    """Draw the pictures of all samples and write `report.html`, which holds them, beside them.
+
+    Args:
+        folder (str | Path): where to.
+        title (str): of the report.
+        facts (Sequence[tuple[str, str]]): what it was made of, by name.
+        samples (Iterable[tuple[str, list[RoutingSnapshot], list[int]]]): see `draw_sample`.
+
+    Returns:
+        Path: the report.
+    """
+    sections = [section for name, snapshots, queries in samples for section in draw_sample(folder, name, snapshots, queries)]
+    path = Path(folder) / 'report.html'
+    write_report(path, title, facts, [Section('How to read this', 2, _INTRODUCTION), *sections])
+    return path
+
+
+def case_file_name(case):
+    """A case as part of a file name."""
+    return case.replace(':', '_').replace(',', '-')
+
+
+def describe_query(snapshot, query):
+    """One line on a query: its place, what it detects, its weights."""
+    x, y, z = snapshot.positions[query]
+    return (f'query {query} at ({x:.1f}, {y:.1f}, {z:.1f}) m, {snapshot.class_names[snapshot.labels[query]]} '
+            f'{snapshot.scores[query]:.2f}, LiDAR weight {snapshot.lidar_weights[query]:.2f}, camera weight '
+            f'{snapshot.camera_weights[query]:.2f}').replace('-', '−')
+
+
+def _neutral_note(snapshots):
+    if any(np.abs(snapshot.preference).max(initial=0) > 0 or (snapshot.lidar_weights != 0.5).any() for snapshot in snapshots):
+        return []
+    return ['Every weight is 0.5: the router is neutral, as an untrained one is, and there is no bias.']
+
+
+def _weights_table(snapshots):
+    rows = []
+    for snapshot in snapshots:
+        means = mean_weights(snapshot, snapshot.regions())
+        rows.append((snapshot.case, ', '.join(snapshot.lost_cameras) or 'none', len(snapshot.detections['scores_3d']), *(
+            '{1:.3f} / {2:.3f} ({0} queries)'.format(*means[region]) if region in means else '' for region in _REGIONS)))
+    return Table('Mean LiDAR / camera weight of the queries, by what the case loses at their place.',
+                 ('case', 'cameras lost', 'detections drawn', *_REGIONS), rows)
+
+
+def _queries_table(snapshots, queries):
+    rows = []
+    for query in queries:
+        for snapshot in snapshots:
+            biased, unbiased = (part[0, :snapshot.layout.num_bev].sum() for part in snapshot.attention([query]))
+            lost = next(region for region, mask in snapshot.regions().items() if mask[query])
+            rows.append((query, snapshot.case, lost, snapshot.class_names[snapshot.labels[query]],
+                         float(snapshot.scores[query]), f'{snapshot.lidar_weights[query]:.3f} / '
+                         f'{snapshot.camera_weights[query]:.3f}', f'{unbiased:.1%}', f'{biased:.1%}'))
+    return Table(f'Queries looked at closely; attention in decoder layer {snapshots[0].layer}, mean over heads.',
+                 ('query', 'case', 'at its place', 'class', 'score', 'LiDAR / camera weight',
+                  'attention to LiDAR without the bias', 'with it'), rows)
+
+
+def _bev_alt(name, snapshots):
+    descriptions = []
+    for snapshot in snapshots:
+        low, high = snapshot.preference.min(), snapshot.preference.max()
+        truth = '' if snapshot.ground_truth is None else f', {len(snapshot.ground_truth)} boxes of the ground truth'
+        descriptions.append(f'{snapshot.case}: {len(snapshot.positions)} queries with preferences from {low:.2f} to {high:.2f}, '
+                            f'{len(snapshot.detections["scores_3d"])} detections{truth}, {len(snapshot.points)} points')
+    return f'Bird\'s-eye view of {name}. {"; beside it ".join(descriptions)}.'
+
+
+_INTRODUCTION = [
+    'A detector with an adaptive query router looks for objects with queries, each of which starts from a place of its own (a '
+    'dot). The router gives every query a LiDAR weight and a camera weight in [0, 1]; 0.5 is neutral. Its preference is the '
+    'LiDAR weight minus the camera weight: green dots trust LiDAR more, purple ones the cameras, white ones neither.',
+    'The weights become a bias on the scores of cross-attention: above 0 a query is drawn to the tokens of that sensor, below '
+    '0 it is kept from them. Features stay as they are.',
+]
+_BEV_CAPTION = ('From above: LiDAR points, boxes with a line to their front, and every query at its reference point, in the '
+                'colour of its preference. Hatched: places where LiDAR lost its points; dotted: places all of whose cameras '
+                'are lost.')
+_SIDE_BY_SIDE = (' Left the clean sample, right the failure; the means above both maps are over the same queries, grouped by '
+                 'what the failure loses at their place.')
+_CAMERAS_CAPTION = 'The images as the network got them, with projected boxes and the queries that each view sees.'
+_QUERY_CAPTION = ('Left the bias; in the middle the attention that the same scores would give without it; right the attention '
+                  'with it. Above on the BEV map, below on the cells of the images. The scale of attention is logarithmic.')

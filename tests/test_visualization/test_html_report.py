@@ -1,0 +1,75 @@
+import base64
+from html.parser import HTMLParser
+
+import pytest
+
+from projects.mmdet3d_plugin.visualization.html_report import Picture, Section, Table, write_report
+
+VOID = {'meta', 'link', 'img', 'br'}
+PIXEL = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')
+
+
+class Page(HTMLParser):
+    """A page that is checked while it is read: tags are closed in order, nothing is fetched from outside.
+
+    Attributes:
+        images: (alt, bytes) of every image.
+        text: all text outside the style sheet.
+    """
+
+    def __init__(self, content):
+        super().__init__()
+        self.open, self.images, self.text, self.tags = [], [], '', []
+        self.feed(content)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        attributes = dict(attributes)
+        assert tag not in ('script', 'iframe', 'object', 'embed', 'base')
+        assert not any(name.startswith('on') for name in attributes)
+        for name in ('src', 'href', 'srcset', 'action', 'data'):
+            assert attributes.get(name, 'data:').startswith('data:'), (tag, attributes[name])
+        if tag == 'img':
+            kind, content = attributes['src'].split(',')
+            assert kind == 'data:image/png;base64' and attributes['alt'].strip()
+            self.images.append((attributes['alt'], base64.b64decode(content, validate=True)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == 'style':
+            assert 'url(' not in data and '@import' not in data
+        else:
+            self.text += data
+
+
+@pytest.fixture
+def report(tmp_path):
+    (tmp_path / 'a.png').write_bytes(PIXEL)
+    write_report(tmp_path / 'report.html', 'Title & <b>more</b>', [('command', "tool 'a b' <c>"), ('seed', '1')], [
+        Section('First', 2, ['Text with "quotes" & <tags>.', Table('Numbers', ('name', 'value'), [('a', 1), ('b', 0.12345)])]),
+        Section('Second', 3, [Picture(tmp_path / 'a.png', 'alt "text" > & <', 'what it is')])])
+    return tmp_path / 'report.html'
+
+
+def test_pictures_are_embedded_and_text_is_text(report):
+    content = report.read_text(encoding='utf-8')
+    page = Page(content)
+    assert page.images == [('alt "text" > & <', PIXEL)]
+    for text in ('Title & <b>more</b>', "tool 'a b' <c>", 'Text with "quotes" & <tags>.', 'what it is', 'Numbers', '0.123'):
+        assert text in page.text
+    assert page.tags.count('figure') == page.tags.count('figcaption') == 1 and page.tags.count('h2') == 1
+    assert content.startswith('<!DOCTYPE html>\n<html lang="en">') and '<meta charset="utf-8">' in content
+    assert "default-src 'none'; img-src data:" in content  # the browser itself refuses to fetch anything
+    assert 'http://' not in content and 'https://' not in content
+
+
+def test_nothing_is_left_of_a_report_whose_picture_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no.png'):
+        write_report(tmp_path / 'report.html', 'title', [], [Section('s', 2, [Picture(tmp_path / 'no.png', 'a', 'b')])])
+    assert not list(tmp_path.iterdir())
