@@ -252,11 +252,20 @@ class TestErrors:
             with pytest.raises(ValueError, match='the same samples.*sample_tokens differ'):
                 paired_bootstrap(pairs, scenes)
         for other, name in ((match_detections(gt, pred, class_names=NAMES), 'class_names'),
-                            (match_detections(gt, pred, distances=(1, 2)), 'distances'),
-                            (match_detections(eval_boxes({token: gt[token][1:] for token in gt.sample_tokens}), pred),
-                             'gt_')):
-            with pytest.raises(ValueError, match=f'{name}.* differ'):
+                            (match_detections(gt, pred, distances=(1, 2)), 'distances')):
+            with pytest.raises(ValueError, match=f'; {name} differ'):
                 paired_bootstrap([(matches, other)], scenes)
+
+    @pytest.mark.parametrize('own, name', [
+        ([('b', 'car', (0, 0))], 'gt_sample'), ([('a', 'bus', (0, 0))], 'gt_label'),
+        ([('a', 'car', (1, 0))], 'gt_center'), ([], 'gt_sample')])
+    def test_bootstrap_with_different_ground_truth(self, own, name):
+        nothing = eval_boxes({'a': [], 'b': []})
+        one, other = (match_detections(eval_boxes({token: [box(*value) for value in values if value[0] == token]
+                                                   for token in 'ab'}), nothing)
+                      for values in ([('a', 'car', (0, 0))], own))
+        with pytest.raises(ValueError, match=f'ground truth, in the same order; {name} differ'):
+            paired_bootstrap([(one, other)], dict(a='scene', b='scene'))
 
 
 class TestBootstrap:
