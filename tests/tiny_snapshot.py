@@ -30,7 +30,7 @@ def camera_matrix(name):
 def project(point, name):
     """(u, v) of a point (3,) in a camera and whether it is seen."""
     u, v, depth = camera_matrix(name)[:3, :3] @ point
-    pixel = np.array([u, v]) / depth
+    pixel = np.array([u, v]) / (depth or 1e-9)
     return pixel, bool(depth > 0 and 0 <= pixel[0] < WIDTH and 0 <= pixel[1] < HEIGHT)
 
 

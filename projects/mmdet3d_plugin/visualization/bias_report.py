@@ -135,5 +135,5 @@ _BEV_CAPTION = ('From above: LiDAR points, boxes with a line to their front, and
 _SIDE_BY_SIDE = (' Left the clean sample, right the failure; the means above both maps are over the same queries, grouped by '
                  'what the failure loses at their place.')
 _CAMERAS_CAPTION = 'The images as the network got them, with projected boxes and the queries that each view sees.'
-_QUERY_CAPTION = ('Left the bias; in the middle the attention that the same scores would give without it; right the attention '
-                  'with it. Above on the BEV map, below on the cells of the images. The scale of attention is logarithmic.')
+_QUERY_CAPTION = ('Above the bias; in the middle the attention that the same scores would give without it; below the attention '
+                  'with it. Left on the BEV map, right on the cells of the images. The scale of attention is logarithmic.')

@@ -13,7 +13,7 @@ POINT_COLOR = '#8C8C8C'
 _CAMERA_GRID = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT')
 
 
-def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0):
+def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0, counts=True):
     """Draw LiDAR points, boxes with a line to their front and the ego vehicle from above; set range, labels and grid.
 
     Args:
@@ -22,6 +22,7 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0)
         ground_truth (LiDARInstance3DBoxes): None leaves it out of picture and legend.
         detections (LiDARInstance3DBoxes): likewise.
         limit (float): half the side of the square that is shown, in metres; boxes beyond it make it larger.
+        counts (bool): say in the legend how many boxes there are.
 
     Returns:
         list: handles for a legend.
@@ -39,7 +40,7 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0)
         centre = corners.mean(axis=1)  # (N, 2)
         closed = np.concatenate([corners, corners[:, :1]], axis=1)  # (N, 5, 2)
         axes.add_collection(LineCollection([*closed, *np.stack([centre, front], axis=1)], linewidths=1.4, **style))
-        handles.append(_legend_entry(name, boxes, style))
+        handles.append(_legend_entry(name, boxes, style, counts))
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
     axes.set(xlabel='x, to the right (m)', ylabel='y, forward (m)')
     axes.grid(linewidth=0.3)
@@ -91,5 +92,6 @@ def _layers(ground_truth, detections):
     return [layer for layer in layers if layer[1] is not None]
 
 
-def _legend_entry(name, boxes, style):
-    return Line2D([], [], color=style['colors'], linestyle=style['linestyles'], label=f'{name} ({len(boxes)})')
+def _legend_entry(name, boxes, style, counts=True):
+    label = f'{name} ({len(boxes)})' if counts else name
+    return Line2D([], [], color=style['colors'], linestyle=style['linestyles'], label=label)

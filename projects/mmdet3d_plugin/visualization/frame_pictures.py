@@ -55,9 +55,9 @@ def draw_cameras(path, images, lidar2img, names, ground_truth=None, detections=N
     save_figure(figure, path)
 
 
-def new_figure(size):
-    """An empty figure of a size in inches, 120 dots each, laid out without overlaps."""
-    figure = Figure(figsize=size, dpi=120, layout='constrained')
+def new_figure(size, dpi=120):
+    """An empty figure of a size in inches of `dpi` dots, laid out without overlaps."""
+    figure = Figure(figsize=size, dpi=dpi, layout='constrained')
     FigureCanvasAgg(figure)
     return figure
 

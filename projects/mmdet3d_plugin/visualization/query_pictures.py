@@ -8,12 +8,13 @@ from .frame_axes import POINT_COLOR, camera_grid
 from .frame_pictures import new_figure, save_figure
 from .preference_colors import PREFERENCE_MAP, signed_norm
 
-_ATTENTION_MAP = colormaps['cividis']
+_ATTENTION_MAP = colormaps['inferno']
+_BEV_WIDTH, _CAMERAS_WIDTH = 4.6, 13.0  # inches
 _DECADES = 3  # attention below 10 ** -3 of the largest one is shown alike
 
 
 def draw_query(path, snapshot, query, title=None):
-    """Draw a query's bias and its attention in three columns, each a BEV map above the images.
+    """Draw a query's bias and its attention in three rows, each a BEV map beside the images.
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
@@ -29,33 +30,34 @@ def query_figure(snapshot, query, title=None):
     bias, (biased, unbiased) = snapshot.bias_of([query])[0], [part[0] for part in snapshot.attention([query])]
     order, rows, columns = camera_grid(snapshot.camera_names)
     height, width = snapshot.images[0].shape[:2]
-    tile = 6 / columns * height / width + 0.25
-    figure = new_figure((19, 6.4 + rows * tile + 1.8))
+    tile = _CAMERAS_WIDTH / columns
+    row_height = max(_BEV_WIDTH, rows * (tile * height / width + 0.3)) + 0.9
+    figure = new_figure((_BEV_WIDTH + _CAMERAS_WIDTH + 2, 3 * row_height + 0.4), dpi=90)
     largest = max(biased.max(), unbiased.max())
     attention_norm = LogNorm(largest * 10**-_DECADES, largest)
-    bias_norm = signed_norm(np.abs(snapshot.peak_bias()).max())
-    shares = [f'{name}: LiDAR {share:.1%}, cameras {1 - share:.1%}' for name, share in (
-        (f'attention without the bias, layer {snapshot.layer}', unbiased[:snapshot.layout.num_bev].sum()),
-        (f'attention with the bias, layer {snapshot.layer}', biased[:snapshot.layout.num_bev].sum()))]
-    peak = snapshot.peak_bias()[query]
-    columns_shown = (
-        (f'bias on the scores: LiDAR {_signed(peak[0])}, cameras {_signed(peak[1])}', bias, PREFERENCE_MAP, bias_norm,
-         'bias: below 0 kept from, above 0 drawn to a token'),
-        (shares[0], unbiased, _ATTENTION_MAP, attention_norm, 'share of the attention (mean over heads)'),
-        (shares[1], biased, _ATTENTION_MAP, attention_norm, 'share of the attention (mean over heads)'))
-    for part, (name, tokens, cmap, norm, label) in zip(figure.subfigures(1, 3), columns_shown):
-        grid = part.add_gridspec(rows + 1, columns, height_ratios=[6, *[tile] * rows])
+    peak = snapshot.peak_bias()
+    bias_norm = signed_norm(np.abs(peak).max())
+    without, with_bias = (f'LiDAR {share:.1%}, cameras {1 - share:.1%}' for share in (
+        part[:snapshot.layout.num_bev].sum() for part in (unbiased, biased)))
+    shown = (
+        (f'bias on the scores: LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}', bias, PREFERENCE_MAP,
+         bias_norm, 'bias\n(< 0 kept from a token, > 0 drawn to it)'),
+        (f'attention without the bias, layer {snapshot.layer}: {without}', unbiased, _ATTENTION_MAP, attention_norm,
+         'share of the attention\n(mean over heads)'),
+        (f'attention with the bias, layer {snapshot.layer}: {with_bias}', biased, _ATTENTION_MAP, attention_norm,
+         'share of the attention\n(mean over heads)'))
+    for part, (name, tokens, cmap, norm, label) in zip(figure.subfigures(3, 1), shown):
+        grid = part.add_gridspec(rows, columns + 1, width_ratios=[_BEV_WIDTH, *[tile] * columns])
         bev, views = snapshot.on_maps(tokens)
-        axes = [part.add_subplot(grid[0, :])]
+        axes = [part.add_subplot(grid[:, 0])]
         draw_token_bev(axes[0], snapshot, query, bev, cmap, norm)
         for position, view in enumerate(order):
-            axes.append(part.add_subplot(grid[1 + position // columns, position % columns]))
+            axes.append(part.add_subplot(grid[position // columns, 1 + position % columns]))
             draw_token_view(axes[-1], snapshot, query, view, views[view], cmap, norm)
         extend = 'min' if cmap is _ATTENTION_MAP else 'neither'
-        part.colorbar(ScalarMappable(norm, cmap), ax=axes, location='bottom', label=label, extend=extend, shrink=0.8,
-                      aspect=40)
-        part.suptitle(name, fontsize=11)
-    figure.suptitle(title)
+        part.colorbar(ScalarMappable(norm, cmap), ax=axes, location='right', label=label, extend=extend, aspect=25)
+        part.suptitle(name, fontsize=12)
+    figure.suptitle(title, fontsize=13)
     return figure
 
 
@@ -90,15 +92,15 @@ def draw_token_view(axes, snapshot, query, view, values, cmap, norm):
     """
     image = snapshot.images[view]
     height, width = image.shape[:2]
-    axes.imshow(image.mean(axis=-1), cmap='gray', vmin=0, vmax=255)
+    axes.imshow(image.mean(axis=-1), extent=(0, width, height, 0), cmap='gray', vmin=0, vmax=255)
     values = np.clip(values, norm.vmin, norm.vmax)
-    opacity = 0.65 * (values != 0) if norm.vmin < 0 else 0.8 * norm(values).filled(0)
+    opacity = 0.6 * (values != 0) if norm.vmin < 0 else 0.9 * np.sqrt(np.clip(norm(values), 0, 1))
     axes.imshow(values, extent=(0, width, height, 0), cmap=cmap, norm=norm, alpha=opacity, interpolation='nearest')
     if snapshot.seen[query, view]:
         _star(axes, snapshot.pixels[query, view])
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     name = snapshot.camera_names[view]
-    axes.set_title(f'{name}{" (lost)" * (name in snapshot.lost_cameras)}', fontsize=8)
+    axes.set_title(f'{name}{": image lost" * (name in snapshot.lost_cameras)}', fontsize=9)
 
 
 def _star(axes, place):

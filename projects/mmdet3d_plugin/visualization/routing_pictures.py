@@ -21,7 +21,7 @@ _QUERY_LABEL = 'queries (colour: preference)'
 def draw_routing(path, snapshots, queries=(), title=None):
     """Draw the BEV maps of a sample under some cases side by side: what `draw_routing_bev` says.
 
-    Above each map stand its case, the cameras without an image, and the mean LiDAR and camera weight of the queries by what
+    Above each map stand its case, the number of detections, the cameras without an image, and the mean LiDAR and camera weight of the queries by what
     the *last* case loses at their place, so that the same queries are compared.
 
     Args:
@@ -59,7 +59,8 @@ def draw_routing_bev(axes, snapshot, queries=()):
         list: handles for a legend.
     """
     limit = np.abs(np.take(snapshot.pc_range, [0, 1, 3, 4])).max()
-    handles = draw_frame_bev(axes, snapshot.points, snapshot.ground_truth, snapshot.detections['boxes_3d'], limit)
+    handles = draw_frame_bev(axes, snapshot.points, snapshot.ground_truth, snapshot.detections['boxes_3d'], limit,
+                             counts=False)
     places = np.linspace(*axes.get_xlim(), _GRID)
     for name, lost in lost_places(snapshot, places).items():
         if lost.any():
@@ -86,7 +87,7 @@ def routing_cameras_figure(snapshot, queries=(), title=None):
     """The figure of `draw_routing_cameras`."""
     order, rows, columns = camera_grid(snapshot.camera_names)
     height, width = snapshot.images[0].shape[:2]
-    figure = new_figure((6 * columns + 1.2, 6 * rows * height / width + 0.45 * rows + 1.2))
+    figure = new_figure((6 * columns + 1.2, 6 * rows * height / width + 0.3 * rows + 0.8))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     truth, detections = snapshot.ground_truth, snapshot.detections['boxes_3d']
     for place, view in zip(axes, order):
@@ -98,8 +99,7 @@ def routing_cameras_figure(snapshot, queries=(), title=None):
     for place in axes[len(order):]:
         place.set_axis_off()
     preference_bar(figure, list(axes), location='right', shrink=0.9, aspect=30)
-    figure.suptitle(title)
-    figure.supxlabel(f'network input, {width} × {height} px', fontsize=10)
+    figure.suptitle(' '.join(filter(None, [title, f'(images as the network got them, {width} × {height} px)'])))
     handles = box_handles(truth, detections) + query_handles(queries)
     figure.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False)
     return figure
@@ -126,11 +126,12 @@ def histograms_figure(snapshots, title=None):
         weights = np.stack([snapshot.lidar_weights, snapshot.camera_weights], axis=1)  # (Q, 2)
         for axes, values, bins, neutral, name in (
                 (left, weights, np.linspace(0, 1, 41), 0.5, 'weight, 0 to 1'),
-                (right, bias, np.linspace(-strongest, strongest, 41), 0, "bias on the scores where it is largest")):
+                (right, bias, np.linspace(-strongest, strongest, 41), 0, 'bias on the scores where it is largest')):
             for kind, column, color, style in (('LiDAR', 0, LIDAR_COLOR, 'solid'), ('cameras', 1, CAMERA_COLOR, 'dashed')):
                 axes.hist(values[:, column], bins, histtype='step', color=color, linestyle=style, linewidth=1.6, label=kind)
             axes.axvline(neutral, color='0.5', linewidth=0.8, linestyle='dotted', label='neutral')
             axes.set(xlim=(bins[0], bins[-1]), ylabel='queries')
+            axes.yaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
             if last:
                 axes.set_xlabel(name)
@@ -217,9 +218,10 @@ def mean_weights(snapshot, regions):
 
 
 def caption(snapshot, regions, width):
-    """Lines on a case: its name, lost cameras, mean weights by region; wrapped at `width` characters."""
+    """Lines on a case: its name, number of detections, lost cameras, mean weights by region; wrapped at `width` characters."""
     weights = '; '.join(f'{name} {lidar:.2f} / {camera:.2f} ({count} queries)'
                         for name, (count, lidar, camera) in mean_weights(snapshot, regions).items())
-    lines = [snapshot.case, f'cameras lost: {", ".join(snapshot.lost_cameras) or "none"}',
+    lines = [snapshot.case, f'{len(snapshot.detections["scores_3d"])} detections; cameras lost: '
+             f'{", ".join(snapshot.lost_cameras) or "none"}',
              f'mean LiDAR / camera weight: {weights}']
     return '\n'.join('\n'.join(textwrap.wrap(line, width, break_on_hyphens=False)) for line in lines)
