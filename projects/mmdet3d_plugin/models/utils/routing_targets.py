@@ -78,5 +78,5 @@ def routing_loss(lidar_weights, camera_weights, targets, is_supervised):
     losses = F.binary_cross_entropy(weights, targets.weights.to(weights), reduction='none')
     # Mean over processes of sum over own queries: together with the mean that distributed training takes of the
     # gradients it is the mean over all queries.
-    total = reduce_mean(counts.sum().float()).clamp(min=1)
+    total = reduce_mean(counts.sum().float()).clamp(min=1e-6)  # less than 1 where few of many processes have queries
     return torch.where(counts, losses, 0).sum() / (2 * total)
