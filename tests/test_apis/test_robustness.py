@@ -21,6 +21,7 @@ def make_config(repo_root, synthetic_nuscenes):
 
     def make(name='cmt_aqr_synthetic_failures.py', **options):
         return load_config(repo_root / 'configs' / name, {
+            'data.test.pipeline.1.test_mode': True,  # the newest sweeps, not some at random
             'data.test.data_root': f'{synthetic_nuscenes}/',
             'data.test.ann_file': str(synthetic_nuscenes / 'nuscenes_infos_val.pkl'), **options})
 

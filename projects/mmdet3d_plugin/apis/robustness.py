@@ -108,7 +108,6 @@ class RobustnessTest:
     def _test(self, cfg, case, controls):
         """Records, matches and router's decisions of one case, by control."""
         setup_multi_processes(cfg)
-        seed_everything(0)
         dataset = build_dataset(cfg.data.test, dict(test_mode=True))
         options = dict(samples_per_gpu=1, workers_per_gpu=2, dist=False, shuffle=False)
         loader = build_dataloader(dataset, **{**options, **cfg.data.get('test_dataloader', {})})
@@ -122,6 +121,8 @@ class RobustnessTest:
 
         collected = {control: _Collected() for control in controls}
         boxes = _GroundTruthRegions(dataset)
+        # Loaders of sweeps draw some of many; every model gets the same ones, whatever it drew while it was built.
+        seed_everything(0)
         progress = mmcv.ProgressBar(len(dataset))
         for batch in loader:
             metas = self._detect(batch, collected)
