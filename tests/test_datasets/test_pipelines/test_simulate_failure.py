@@ -310,6 +310,21 @@ def training_set(root, cases):
     return build_dataset(cfg)
 
 
+def test_the_record_knows_how_the_scene_moved(synthetic_nuscenes):
+    """Boxes of the info file, moved as the record says, are the boxes that the model gets."""
+    dataset = training_set(synthetic_nuscenes, 'object_failure:1')
+    for seed in range(4):
+        np.random.seed(seed)
+        meta = dataset[1]['img_metas'].data
+        record, boxes = meta['failure'], meta['gt_bboxes_3d'].data.gravity_center.numpy()
+        start = dataset.get_ann_info(1)['gt_bboxes_3d'].gravity_center.numpy()
+        np.testing.assert_allclose(record.lost_boxes[:, :3], start, atol=1e-5)  # kept where they failed
+        moved = start @ record.motion[:3, :3].T + record.motion[:3, 3]
+        distance = np.linalg.norm(boxes[:, None] - moved[None], axis=-1).min(axis=1)
+        assert np.abs(moved - start).max() > 1 and len(boxes) > 20 and distance.max() < 1e-3
+        assert record.lidar_lost(torch.as_tensor(boxes)).all()
+
+
 @pytest.fixture(scope='module')
 def detector(synthetic_nuscenes):
     """The config's detector, smaller; as built it routes with half a weight for each sensor."""

@@ -184,6 +184,31 @@ def test_modify_points_on_an_empty_cloud():
     assert results['points'].tensor.shape == (1, 5)
 
 
+@pytest.mark.parametrize('sample_2d', [False, True])
+def test_rings_stay_with_their_points(sample_2d):
+    """Points inside the pasted box go with their rings; the rings of pasted points are unknown."""
+    results = scene([box(30)], [[14., 0, 0], [10.5, 0, 0], [50., 0, 0], [9.5, 0, 0], [0., 9, 0]])
+    results['rings'] = np.array([3, 4, 5, 6, 7])
+    results = transform([box(10), box(20)], [[[10., 0, 0], [10.1, 0, 0]], [[20., 0, 0]]], sample_2d=sample_2d)(results)
+    assert results['points'].coord[:, 0].tolist() == pytest.approx([14, 50, 0, 10, 10.1, 20])
+    assert results['rings'].tolist() == [3, 5, 7, -1, -1, -1] and results['rings'].dtype == np.int64
+
+
+def test_rings_of_points_that_the_image_hides_go_too():
+    """As in test_modify_points_keeps_what_the_image_shows."""
+    results = scene(points=[[40., 0., 0.], [40., 30., 0.], [-10., 0., 0.]])
+    results['rings'] = np.array([3, 4, 5])
+    results = transform([box(20), box(8)], [[[19., 0.2, 0.]], [[7., 0., 0.]]], modify_points=True)(results)
+    assert results['points'].coord[:, 0].tolist() == [40, -10, 7] and results['rings'].tolist() == [4, 5, -1]
+
+
+def test_samples_without_rings_get_none():
+    assert 'rings' not in transform([box(8)], modify_points=True)(scene())
+    results = scene()
+    results['rings'] = np.array([9])
+    assert transform([])(results)['rings'].tolist() == [9]  # nothing sampled
+
+
 @pytest.mark.parametrize('arguments, message', [
     (dict(sample_method='random'), 'sample_method'),
     (dict(mixup_rate=1.5), 'mixup_rate'),

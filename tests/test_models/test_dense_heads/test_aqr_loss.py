@@ -40,6 +40,15 @@ def randomise(head, std=0.3, seed=0):
     return head
 
 
+def sample_by_sample(head):
+    """The head in training, but for batch normalisation, which looks at the other samples of a batch."""
+    head.train()
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return head
+
+
 def cross_entropy(routing, metas, head):
     """The definition for the learned queries, in numpy."""
     targets = routing_targets(routing, metas, head.pc_range, head.bev_cell_size)
@@ -86,6 +95,7 @@ def test_graded_failures_give_no_target(make_head, make_batch):
     assert losses['loss_aqr'] == 0
     losses['loss_aqr'].backward()
     assert all(p.grad is not None and (p.grad == 0).all() for p in head.aqr_router.parameters())
+    sample_by_sample(head)
     both, _ = losses_of(head, with_failures(make_batch(), NO_LIDAR, GRADED))
     x, x_img, metas = with_failures(make_batch(), NO_LIDAR)
     alone, _ = losses_of(head, (x[:1], x_img[:6], metas[:1]))
@@ -182,7 +192,7 @@ def test_the_router_learns_where_points_are_gone(make_head, make_batch):
     x[:, :, :8] = 0  # rows along y: behind
     head = make_head(**SUPERVISED).train()
     optimizer = torch.optim.Adam(head.aqr_router.parameters(), lr=3e-3)
-    for _ in range(40):
+    for _ in range(25):
         losses, routing = losses_of(head, (x, x_img, metas))
         optimizer.zero_grad()
         losses['loss_aqr'].backward()
@@ -221,10 +231,7 @@ def test_an_overflow_is_lived_through(make_head, make_batch):
                          ids=lambda failures: '+'.join(failure.case for failure in failures))
 def test_two_processes_equal_one_with_both_samples(make_head, make_batch, tmp_path, monkeypatch, failures):
     """20 queries with a target in one process and none in the other; gradients are averaged as DDP does."""
-    head = randomise(make_head(**SUPERVISED).train())
-    for module in head.modules():
-        if isinstance(module, nn.BatchNorm2d):  # which looks at the other sample of a batch
-            module.eval()
+    head = sample_by_sample(randomise(make_head(**SUPERVISED)))
     x, x_img, metas = with_failures(make_batch((3, 3)), *failures)
 
     def gradients(rows):

@@ -187,3 +187,42 @@ def test_bad_input(args, error, name):
     generator = AttentionBiasGenerator((2, 3), (2, 3, 3), use_local_bias=True)
     with pytest.raises(error, match=name):
         generator(*args)
+
+
+@given(cases(), st.booleans(), st.sampled_from([None, 0.5, 2, 7.5]), st.sampled_from([0.0, 0.25, 1.0]))
+def test_clip_and_strength_factor(case, local, clip, factor):
+    """The bias that a query asks for is weakened, then clipped; windows fade what is left."""
+    (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
+    generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha,
+                      use_local_bias=local, local_window_size=windows, bias_clip=clip)
+    generator.strength_factor = factor
+    limit = math.inf if clip is None else clip
+    asked = [((weights - 0.5) * 2 * alpha * factor).clamp(-limit, limit) for weights in (lidar, camera)]
+    expected = loop_oracle(*(bias / 2 + 0.5 for bias in asked), pts_idx, cells, seen, bev_shape, view_shape, 1.0,
+                           windows if local else None)
+    bias = generator(lidar, camera, pts_idx, cells, seen)
+    torch.testing.assert_close(bias, expected)
+    assert bias.abs().max() <= limit
+
+
+def test_clip_by_hand():
+    generator = AttentionBiasGenerator((1, 1), (1, 1, 1), bias_strength=5.0, bias_clip=3.0)
+    lidar = torch.tensor([[0.0, 0.1, 0.3, 0.5, 0.9, 1.0]], requires_grad=True)
+    bias = generator(lidar, torch.full_like(lidar, 0.5))[0, :, 0]
+    torch.testing.assert_close(bias, torch.tensor([-3.0, -3.0, -2.0, 0.0, 3.0, 3.0]))
+    bias.sum().backward()
+    assert lidar.grad.tolist() == [[0, 0, 10, 10, 0, 0]]  # none for those that ask for more
+    generator.strength_factor = 0.5
+    torch.testing.assert_close(generator(lidar, lidar)[0, :, 0], torch.tensor([-2.5, -2.0, -1.0, 0.0, 2.0, 2.5]))
+
+
+def test_a_fresh_generator_has_full_strength_which_no_checkpoint_changes():
+    generator = AttentionBiasGenerator((1, 1), (1, 1, 1))
+    assert generator.strength_factor == 1.0 and not generator.state_dict()
+    assert 'bias_clip=None' in repr(generator) and 'bias_clip=2.0' in repr(AttentionBiasGenerator(bias_clip=2))
+
+
+@pytest.mark.parametrize('clip', [0, -1.0, math.inf, math.nan, '5', True])
+def test_bad_clip(clip):
+    with pytest.raises(ValueError, match='bias_clip must be None or a finite number > 0'):
+        AttentionBiasGenerator(bias_clip=clip)
