@@ -20,9 +20,7 @@ train_pipeline = [
     simulate_failures, {{_base_.rotate_scale_translate}}, {{_base_.flip}}, {{_base_.filter_points}},
     {{_base_.filter_objects_by_range}}, {{_base_.filter_objects_by_name}}, {{_base_.shuffle_points}},
     dict(type='ResizeCropFlipImage', data_aug_conf={{_base_.ida_aug_conf}}, training=True), {{_base_.normalize_images}},
-    {{_base_.pad_images}}, {{_base_.format_train}},
-    dict(type='Collect3D', keys=['points', 'img', 'gt_bboxes_3d', 'gt_labels_3d'],
-         meta_keys=('lidar2img', 'pad_shape', 'box_type_3d', 'sample_idx', 'gt_bboxes_3d', 'gt_labels_3d', 'failure'))
+    {{_base_.pad_images}}, {{_base_.format_train}}, {{_base_.collect_train_failures}}
 ]
 data = dict(train=dict(dataset=dict(pipeline=train_pipeline)))
 model = dict(pts_bbox_head=dict(aqr_loss_weight=1.0))

@@ -6,4 +6,5 @@ model = dict(
         aqr_loss_weight=1.0,
         aqr_local_window_size=dict(lidar=5, camera=9),
         aqr_router=dict(windows=dict(lidar=3, camera=7))))
-optimizer = dict(paramwise_cfg=dict(custom_keys={'pts_bbox_head.aqr_router': dict(lr_mult=5.0)}))  # it starts from nothing
+# The router starts from nothing.
+optimizer = dict(paramwise_cfg=dict(custom_keys={'pts_bbox_head.aqr_router': dict(lr_mult=5.0)}))

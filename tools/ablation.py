@@ -27,8 +27,8 @@ def make_data():
     run = [sys.executable, osp.join(ROOT, 'tools/make_synthetic_nuscenes.py'), '--out', DATA, *version]
     subprocess.run([*run, '--scenes', '440', '--val-scenes', '40', '--samples-per-scene', '4'], check=True)
     if not osp.isfile(f'{DATA}/nuscenes_infos_val.pkl'):
-        subprocess.run([sys.executable, osp.join(ROOT, 'tools/create_data.py'), 'nuscenes', '--root-path', DATA, *version,
-                        '--extra-tag', 'nuscenes', '--no-gt-database'], check=True)
+        run = [sys.executable, osp.join(ROOT, 'tools/create_data.py'), 'nuscenes', '--root-path', DATA, *version]
+        subprocess.run([*run, '--extra-tag', 'nuscenes', '--no-gt-database'], check=True)
 
 
 def main():
@@ -48,9 +48,9 @@ def main():
         if len(set(given)) < len(given):
             parser.error(f'argument {what}: must differ, got {given}')
 
-    ablation = Ablation({seed: PUBLISHED if seed == 0 else None for seed in args.seeds}, args.arms, args.cases, args.out,
-                        baseline_options=dict(total_epochs=args.baseline_epochs), arm_options=args.cfg_options,
-                        jobs=args.jobs)
+    baselines = {seed: PUBLISHED if seed == 0 else None for seed in args.seeds}
+    ablation = Ablation(baselines, args.arms, args.cases, args.out, arm_options=args.cfg_options, jobs=args.jobs,
+                        baseline_options=dict(total_epochs=args.baseline_epochs))
     failed = []
     if not args.report:
         make_data()

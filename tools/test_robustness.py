@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Test a checkpoint under simulated sensor failures: tools/test_robustness.py CONFIG CHECKPOINT [--cases ..] [--out DIR]
+"""Test a checkpoint while sensors fail: tools/test_robustness.py CONFIG CHECKPOINT [--cases ..] [--out DIR]
 
 Prints mAP, NDS, errors, resilience, recall where sensors are lost and what the router did. Safe to interrupt: finished
 cases are kept in --out and not repeated while config, checkpoint and data are the same.

@@ -1,4 +1,4 @@
-"""Failures in test data: the changed config, what its dataset gives, and that boxes of the ground truth stay outside."""
+"""Failures in test data: the changed config, what its dataset gives, and that true boxes stay outside."""
 import copy
 import math
 from pathlib import Path
@@ -148,7 +148,7 @@ def test_points_that_are_left(synthetic_config):
         assert counts[0] <= len(left) <= counts[1]
     assert len(sample_of(synthetic_config, 'lidar_drop')[1]) == 0
     counts = [len(sample_of(synthetic_config, f'beams:{beams}')[1]) for beams in (16, 8, 4)]
-    np.testing.assert_allclose(np.array(counts) / len(points), [1 / 2, 1 / 4, 1 / 8], rtol=0.2)  # but for the range filter
+    np.testing.assert_allclose(np.array(counts) / len(points), [1 / 2, 1 / 4, 1 / 8], rtol=0.2)  # range filter
 
 
 def in_box(points, center, length, width, height, yaw):

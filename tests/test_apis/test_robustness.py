@@ -120,8 +120,8 @@ def test_controls_change_the_weights_as_they_say(make_config, checkpoints):
     head = model.pts_bbox_head
     router = ControlledRouter(head)
     torch.manual_seed(1)
-    metas = [dict(lidar2img=[np.eye(4)] * 6, pad_shape=[(96, 224, 3)] * 6,
-                  failure=FailureRecord('view_drop:3', views_lost=np.array([True] * 3 + [False] * 3), field_of_view=60.0))]
+    failure = FailureRecord('view_drop:3', views_lost=np.array([True] * 3 + [False] * 3), field_of_view=60.0)
+    metas = [dict(lidar2img=[np.eye(4)] * 6, pad_shape=[(96, 224, 3)] * 6, failure=failure)]
     x, x_img = torch.randn(1, 96, 32, 32), torch.randn(6, 96, 6, 14)
     reference = torch.rand(1, 50, 3)
     out = {}
@@ -155,7 +155,8 @@ def test_tables(make_config, checkpoints, tmp_path):
     table = measure_robustness(make_config(), str(checkpoints['routed']), ['object_failure:0.5'], tmp_path)
     rows = json.loads((tmp_path / 'robustness.json').read_text())['cases']
     assert [row['case'] for row in rows] == ['clean', 'object_failure:0.5'] and rows[0]['RA'] == 1
-    assert '| object_failure:0.5 | learned |' in table and (tmp_path / 'robustness.md').read_text().startswith(table[:40])
+    assert '| object_failure:0.5 | learned |' in table
+    assert (tmp_path / 'robustness.md').read_text() == f'{table}\n'
     assert (tmp_path / 'robustness.csv').read_text().count('\n') == 3
 
 

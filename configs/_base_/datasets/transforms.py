@@ -42,3 +42,8 @@ collect_train = dict(
                'pcd_trans', 'sample_idx', 'pcd_scale_factor', 'pcd_rotation', 'pts_filename',
                'transformation_3d_flow', 'rot_degree', 'gt_bboxes_3d', 'gt_labels_3d'))
 collect_test = dict(type='Collect3D', keys=['points', 'img'])
+# With SimulateFailure in the pipeline: what the model reads, and the record of the failure.
+collect_train_failures = dict(
+    type='Collect3D',
+    keys=['points', 'img', 'gt_bboxes_3d', 'gt_labels_3d'],
+    meta_keys=('lidar2img', 'pad_shape', 'box_type_3d', 'sample_idx', 'gt_bboxes_3d', 'gt_labels_3d', 'failure'))

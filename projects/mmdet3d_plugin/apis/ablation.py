@@ -23,6 +23,9 @@ from .router_controls import CONTROLS
 from .train import train_detector
 
 _FAIR = 'failures'
+# What a training reads of a config, but for its own folder and the baseline, which is compared by its contents.
+_TRAINING_SETTINGS = ('model', 'data', 'optimizer', 'optimizer_config', 'lr_config', 'momentum_config', 'runner',
+                      'total_epochs', 'custom_hooks', 'fp16')
 _ROUTED = ('aqr_global', 'aqr_local')  # the arms whose router is also tested with other weights
 
 
@@ -220,14 +223,15 @@ class _Summary:
         routed = [arm for arm in _ROUTED if arm in self.arms]
         if routed:
             tables['Controls: mAP with other weights in the same model'] = (
-                self._controls(routed), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out anew '
-                "among queries; oracle: the true targets. Share: gain of the learned weights over off by the oracle's.")
+                self._controls(routed), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
+                "anew among queries; oracle: the true targets. Share: gain of the learned weights over off by the "
+                "oracle's.")
         routing = [arm for arm in self.arms if arm != _FAIR]
         if routing:
             tables['What the routers did'] = (
-                self._routing(routing), 'LiDAR / camera weight of queries whose place lost nothing, LiDAR, cameras; AUROC '
-                'of the weights against true failure, queries of the clean case among the negatives; LiDAR attention: '
-                'share of the cross-attention, mean over layers, with (without) the router\'s weights.')
+                self._routing(routing), 'LiDAR / camera weight of queries whose place lost nothing, LiDAR, cameras; '
+                'AUROC of the weights against true failure, queries of the clean case among the negatives; LiDAR '
+                "attention: share of the cross-attention, mean over layers, with (without) the router's weights.")
         return tables
 
     def _scores(self, score):
@@ -257,8 +261,8 @@ class _Summary:
         rows = []
         for arm in arms:
             for case in self.cases:
-                means = {control: self._over_seeds(
-                    lambda seed: self._record(seed, arm, case, control)['scores']['mAP']).mean() for control in CONTROLS}
+                means = {control: self._over_seeds(lambda seed: self._record(
+                    seed, arm, case, control)['scores']['mAP']).mean() for control in CONTROLS}
                 possible = means['oracle'] - means['off']
                 share = (means['learned'] - means['off']) / possible if possible > 0.005 else math.nan
                 rows.append(dict(arm=ARMS[arm].title, case=self._headline(case),
@@ -311,11 +315,13 @@ def _train(config, options, folder, seed):
     start, marker = time.perf_counter(), folder / 'finished.json'
     cfg = load_config(config, options)
     files = [info_file(cfg, 'train'), *([cfg.load_from] if cfg.load_from else [])]
-    key = content_key(cfg._cfg_dict, [file_sha256(path) for path in files], seed)
+    settings = {name: cfg.get(name) for name in _TRAINING_SETTINGS}
+    key = content_key(settings, [file_sha256(path) for path in files], seed)
     if marker.is_file():
         record = read_record(marker)
         if record['key'] != key:
-            raise ValueError(f'{folder} holds a run of another config, baseline or data; give another --out or remove it')
+            raise ValueError(f'{folder} holds a run of another config, baseline or data; give another --out or remove '
+                             'it')
         return record['seconds']
     cfg.work_dir, cfg.auto_resume = str(folder), True
     resumed = folder.is_dir() and find_latest_checkpoint(str(folder)) is not None

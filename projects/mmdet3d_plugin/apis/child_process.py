@@ -12,7 +12,8 @@ def run_in_child(function, *args, log=None):
     Args:
         function (Callable): importable by name.
         *args: picklable.
-        log (str | Path | None): file to which all that the process prints is appended; default: where the parent prints.
+        log (str | Path | None): file to which all that the process prints is appended; default: where the parent
+            prints.
 
     Returns:
         int: exit code, 0 where the function returned.

@@ -31,8 +31,8 @@ from .result_store import content_key, file_sha256, info_file, read_record, writ
 from .router_controls import ControlledRouter
 from .test import build_trained_model
 
-DEFAULT_CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 'fov:90', 'object_failure:0.5', 'beams:16',
-                 'beams:8', 'beams:4', 'calibration:1', 'calibration:2')
+DEFAULT_CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 'fov:90', 'object_failure:0.5',
+                 'beams:16', 'beams:8', 'beams:4', 'calibration:1', 'calibration:2')
 RECALL_SCORE = 0.1  # least score of a detection that counts in recall
 _ATTENTION_QUERIES = 64
 _SETTINGS = ('model', 'test_cfg', 'fp16')
@@ -274,8 +274,8 @@ def relative_accuracy(nds):
             severity.
 
     Returns:
-        tuple[dict, float]: RA of each case, NDS over clean NDS; and mRA, the mean over kinds of the mean over severities,
-        NaN without failures.
+        tuple[dict, float]: RA of each case, NDS over clean NDS; and mRA, the mean over kinds of the mean over
+        severities, NaN without failures.
     """
     ra = {case: value / nds['clean'] if nds['clean'] else math.nan for case, value in nds.items()}
     kinds = defaultdict(list)
@@ -319,10 +319,10 @@ def measure_robustness(cfg, checkpoint, cases=DEFAULT_CASES, out='work_dirs/robu
                  and name != 'control'} for row in rows]
     table = markdown_table(rows)
     table += ''.join(f'\n\nmRA ({control}): {value:.3f}' for control, value in summary['mRA'].items())
-    table += (f'\n\nRA: NDS over clean NDS; mRA: its mean over kinds of failures of the mean over severities. Recall within '
-              f'2 m at a score of {RECALL_SCORE:g}, of boxes inside and outside the places where a sensor is lost. '
-              'LiDAR attention: share of the cross-attention, mean over layers. Weights: mean where the sensor named is '
-              'lost and elsewhere.')
+    table += ('\n\nRA: NDS over clean NDS; mRA: its mean over kinds of failures of the mean over severities. Recall '
+              f'within 2 m at a score of {RECALL_SCORE:g}, of boxes inside and outside the places where a sensor is '
+              'lost. LiDAR attention: share of the cross-attention, mean over layers. Weights: mean where the sensor '
+              'named is lost and elsewhere.')
     with atomic_path(Path(out) / 'robustness.md') as path:
         path.write_text(f'{table}\n')
     return table

@@ -12,8 +12,8 @@ class ControlledRouter(nn.Module):
     """Stands in a head's place for its router and changes the weights that this gives.
 
     Controls: 'learned' as they are; 'off' all 0.5, so that there is no bias; 'averaged' each sample's mean over queries
-    for all of them; 'shuffled' dealt out anew among the queries of a sample; 'oracle' the targets of the simulated failure
-    (0.5 where it gives none), for which ``img_metas`` need ``failure``.
+    for all of them; 'shuffled' dealt out anew among the queries of a sample; 'oracle' the targets of the simulated
+    failure (0.5 where it gives none), for which ``img_metas`` need ``failure``.
 
     Args:
         head (CmtHead): with ``enable_aqr``; the router is replaced in it.

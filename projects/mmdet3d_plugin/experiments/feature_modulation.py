@@ -10,9 +10,9 @@ from ..models.dense_heads.cmt_head import CmtHead
 class FeatureModulationHead(CmtHead):
     """CMT whose features, not its attention scores, follow the router.
 
-    All queries share the features, so a query's weights cannot act on it alone: BEV features are multiplied by twice the
-    mean LiDAR weight of the sample's learned queries, each view's by twice the mean camera weight of those it sees. The
-    neutral 0.5 leaves them as they are. Arguments as in :class:`CmtHead`.
+    All queries share the features, so a query's weights cannot act on it alone: BEV features are multiplied by twice
+    the mean LiDAR weight of the sample's learned queries, each view's by twice the mean camera weight of those it sees.
+    The neutral 0.5 leaves them as they are. Arguments as in :class:`CmtHead`.
     """
 
     def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None):

@@ -219,7 +219,7 @@ def test_fields_of_view_include_the_sweeps(synthetic_nuscenes, degrees):
     clean = synthetic_dataset(synthetic_nuscenes, 'clean')[1]['points'].tensor
     left = synthetic_dataset(synthetic_nuscenes, f'fov:{degrees}')[1]['points'].tensor
 
-    def excess(points):  # of the cosine with +y; on the border itself, where the beams of whole degrees lie, any will do
+    def excess(points):  # of the cosine with +y; on the border, where beams of whole degrees lie, any will do
         return points[:, 1] / points[:, :2].norm(dim=1) - math.cos(math.radians(degrees))
 
     assert torch.equal(left[excess(left) > 1e-5], clean[excess(clean) > 1e-5]) and (excess(left) > -1e-5).all()

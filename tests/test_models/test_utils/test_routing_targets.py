@@ -58,7 +58,8 @@ def scene(seed):
     points = np.concatenate(cloud)
     poses, intrinsics = cameras()
     return dict(
-        sample_idx=f'token{seed}', points=LiDARPoints(np.pad(points, ((0, 0), (0, 2))).astype(np.float32), points_dim=5),
+        sample_idx=f'token{seed}',
+        points=LiDARPoints(np.pad(points, ((0, 0), (0, 2))).astype(np.float32), points_dim=5),
         rings=np.arange(len(points)) % 32, img=[coordinate_image() for _ in range(VIEWS)],
         camera_names=[f'CAM_{view}' for view in range(VIEWS)], lidar2cam=poses, cam_intrinsic=intrinsics,
         lidar2img=[intrinsic @ pose for intrinsic, pose in zip(intrinsics, poses)], bbox3d_fields=['gt_bboxes_3d'],

@@ -110,8 +110,10 @@ def make_masks(kind, inputs, seed=0):
         total = total + (dense if dense.dim() == 4 else dense[:, None])
     if mask is not None:
         added = torch.where(mask, -math.inf, 0.0) if mask.dtype == torch.bool else mask
-        total = total + (added.view(batch, HEADS, num_query, num_tokens) if len(mask) == batch * HEADS and mask.dim() == 3
-                         else added if mask.dim() == 2 else added[:, None])
+        if mask.dim() == 3:  # of each head, or shared by them
+            heads = HEADS if len(mask) == batch * HEADS else 1
+            added = added.view(batch, heads, num_query, num_tokens)
+        total = total + added
     return mask, bias, total
 
 
