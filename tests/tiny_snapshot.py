@@ -61,10 +61,10 @@ def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, 
 
     boxes = LiDARInstance3DBoxes(torch.tensor([[0., 15, -1, 4, 2, 1.5, 0.3], [-12., 5, -1, 4, 2, 1.5, 1]]), box_dim=7)
     views_lost = np.zeros(6, dtype=bool) if failure.views_lost is None else failure.views_lost
-    images = [np.zeros((HEIGHT, WIDTH, 3), np.uint8) if lost else rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-              for lost in views_lost]
+    images = rng.integers(0, 256, (len(CAMERAS), HEIGHT, WIDTH, 3), dtype=np.uint8)
+    images[views_lost] = 0
     return RoutingSnapshot(
-        case=case, failure=failure, points=rng.uniform(-28, 28, (200, 5)), images=images,
+        case=case, failure=failure, points=rng.uniform(-28, 28, (200, 5)), images=list(images),
         lidar2img=np.stack([camera_matrix(name) for name in CAMERAS]), camera_names=list(CAMERAS), ground_truth=boxes,
         detections=dict(boxes_3d=boxes[:1], scores_3d=torch.tensor([0.7]), labels_3d=torch.tensor([0])),
         positions=positions, pixels=pixels, seen=seen, lidar_weights=lidar, camera_weights=camera,

@@ -36,7 +36,8 @@ def main():
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2],
                         help=f'seed 0 starts from {PUBLISHED}, every other one from a baseline trained here')
     parser.add_argument('--arms', nargs='+', choices=list(ARMS), default=list(ARMS))
-    parser.add_argument('--cases', nargs='+', default=CASES, metavar='CASE', help='see tools/test_robustness.py')
+    parser.add_argument('--cases', nargs='+', default=CASES, type=cli.failure_case, metavar='CASE',
+                        help='see tools/test_robustness.py')
     parser.add_argument('--out', default='work_dirs/ablation', metavar='DIR')
     parser.add_argument('--jobs', type=int, default=2, help='trainings and tests at a time, of one thread each')
     parser.add_argument('--baseline-epochs', type=int, default=4, help='of the baselines that are trained here')

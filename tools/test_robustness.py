@@ -14,23 +14,14 @@ from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
 from projects.mmdet3d_plugin.apis.robustness import DEFAULT_CASES, measure_robustness  # noqa: E402
 from projects.mmdet3d_plugin.apis.router_controls import CONTROLS  # noqa: E402
-from projects.mmdet3d_plugin.datasets.sensor_failures import CASE_HELP, parse_case  # noqa: E402
-
-
-def failure_case(text):
-    """argparse type: a case that exists."""
-    try:
-        parse_case(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
+from projects.mmdet3d_plugin.datasets.sensor_failures import CASE_HELP  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', type=cli.existing_file, help='a baseline checkpoint also fits a config with AQR')
-    parser.add_argument('--cases', nargs='+', type=failure_case, default=DEFAULT_CASES, metavar='CASE', help=CASE_HELP)
+    parser.add_argument('--cases', nargs='+', type=cli.failure_case, default=DEFAULT_CASES, metavar='CASE', help=CASE_HELP)
     parser.add_argument('--controls', nargs='+', choices=CONTROLS, default=('learned', ),
                         help="replace the router's weights at test time (default: learned)")
     parser.add_argument('--out', metavar='DIR', help='default: ./work_dirs/robustness_<config name>')

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Look at a router: tools/visualize_bias.py CONFIG CHECKPOINT (--sample TOKEN|INDEX .. | --frame DIR) [--case ..] --out DIR
+"""Look at a router: tools/visualize_bias.py CONFIG CHECKPOINT (--sample TOKEN|INDEX .. | --frame DIR) --out DIR
 
-Draws where queries lie and which sensor they prefer, from above and in the images, what chosen queries attend to with and
-without their bias, how weights and bias are distributed, and clean and failed sensors side by side. Writes PNG files and
-report.html, which holds all of them and opens offline.
+Draws where queries lie and which sensor they prefer, from above and in the images, what chosen queries attend to with
+and without their bias, how weights and bias are distributed, and clean and failed sensors (--case) side by side. Writes
+PNG files and report.html, which holds all of them and opens offline.
 """
 import argparse
 import os.path as osp
@@ -17,19 +17,10 @@ from projects.mmdet3d_plugin.apis import build_trained_model, load_config  # noq
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
 from projects.mmdet3d_plugin.apis.distributed import default_device, seed_everything  # noqa: E402
 from projects.mmdet3d_plugin.apis.result_store import file_sha256  # noqa: E402
-from projects.mmdet3d_plugin.apis.routing_snapshot import (build_case_dataset, check_queries, check_routes,  # noqa: E402
-                                                           choose_queries, find_sample, sample_tokens, take_snapshot)
-from projects.mmdet3d_plugin.datasets.sensor_failures import CASE_HELP, parse_case  # noqa: E402
+from projects.mmdet3d_plugin.apis.routing_snapshot import (  # noqa: E402
+    build_case_dataset, check_queries, check_routes, choose_queries, find_sample, sample_tokens, take_snapshot)
+from projects.mmdet3d_plugin.datasets.sensor_failures import CASE_HELP  # noqa: E402
 from projects.mmdet3d_plugin.visualization import write_bias_report  # noqa: E402
-
-
-def failure_case(text):
-    """argparse type: a case that exists."""
-    try:
-        parse_case(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
 
 
 def parse_args():
@@ -40,12 +31,13 @@ def parse_args():
     frames = parser.add_mutually_exclusive_group(required=True)
     frames.add_argument('--sample', nargs='+', metavar='TOKEN|INDEX', help="samples of the config's test data")
     frames.add_argument('--frame', metavar='DIR', help='folder of frames, see FrameFolderDataset')
-    parser.add_argument('--case', nargs='+', type=failure_case, default=[], metavar='CASE',
+    parser.add_argument('--case', nargs='+', type=cli.failure_case, default=[], metavar='CASE',
                         help=f'sensor failures, each beside the clean sample: {CASE_HELP}')
     parser.add_argument('--queries', nargs='+', type=int, metavar='INDEX',
-                        help='queries to look at closely (default: of the 20 queries with the highest scores the three with '
-                        'the strongest preferences, in any case)')
-    parser.add_argument('--layer', type=int, default=-1, help='decoder layer whose attention is drawn (default: the last)')
+                        help='queries to look at closely (default: of the 20 queries with the highest scores the three '
+                        'with the strongest preferences, in any case)')
+    parser.add_argument('--layer', type=int, default=-1,
+                        help='decoder layer whose attention is drawn (default: the last)')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for pictures and report')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a detection that is drawn')
     parser.add_argument('--seed', type=int, default=0, help='seed of the failures')
@@ -73,15 +65,11 @@ def main():
     if args.queries is not None:
         check_queries(args.queries, head.num_query)
 
-    progress = mmcv.ProgressBar(len(indices) * len(datasets))
-
     def samples():
         for index in indices:
-            snapshots = []
-            for dataset in datasets:
-                snapshots.append(take_snapshot(model, dataset, index, args.layer, args.score_thr))
-                progress.update()
-            yield f'{"sample" if args.frame is None else "frame"} {index}', snapshots, args.queries or choose_queries(snapshots)
+            snapshots = [take_snapshot(model, dataset, index, args.layer, args.score_thr) for dataset in datasets]
+            queries = choose_queries(snapshots) if args.queries is None else args.queries
+            yield f'{"sample" if args.frame is None else "frame"} {index}', snapshots, queries
 
     facts = [
         ('config', args.config), ('checkpoint', f'{args.checkpoint} (SHA-256 {file_sha256(args.checkpoint)})'),
@@ -93,7 +81,9 @@ def main():
          f'{head.transformer.decoder.num_layers - 1}, mean over heads'),
         ('device', default_device()), ('command', shlex.join(['tools/visualize_bias.py', *sys.argv[1:]])),
     ]
-    report = write_bias_report(args.out, f'What the router of {osp.basename(args.config)} does', facts, samples())
+    progress = mmcv.ProgressBar(len(indices) * len(datasets))
+    report = write_bias_report(args.out, f'What the router of {osp.basename(args.config)} does', facts, samples(),
+                               progress.update)
     print(f'\npictures are in {args.out}; {report} holds them all')
 
 

@@ -6,7 +6,8 @@ import pytest
 from projects.mmdet3d_plugin.visualization.html_report import Picture, Section, Table, write_report
 
 VOID = {'meta', 'link', 'img', 'br'}
-PIXEL = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')
+PIXEL = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA'
+                         'AABJRU5ErkJggg==')
 
 
 class Page(HTMLParser):
@@ -52,7 +53,8 @@ class Page(HTMLParser):
 def report(tmp_path):
     (tmp_path / 'a.png').write_bytes(PIXEL)
     write_report(tmp_path / 'report.html', 'Title & <b>more</b>', [('command', "tool 'a b' <c>"), ('seed', '1')], [
-        Section('First', 2, ['Text with "quotes" & <tags>.', Table('Numbers', ('name', 'value'), [('a', 1), ('b', 0.12345)])]),
+        Section('First', 2, ['Text with "quotes" & <tags>.',
+                             Table('Numbers', ('name', 'value'), [('a', 1), ('b', 0.12345)])]),
         Section('Second', 3, [Picture(tmp_path / 'a.png', 'alt "text" > & <', 'what it is')])])
     return tmp_path / 'report.html'
 
@@ -61,7 +63,8 @@ def test_pictures_are_embedded_and_text_is_text(report):
     content = report.read_text(encoding='utf-8')
     page = Page(content)
     assert page.images == [('alt "text" > & <', PIXEL)]
-    for text in ('Title & <b>more</b>', "tool 'a b' <c>", 'Text with "quotes" & <tags>.', 'what it is', 'Numbers', '0.123'):
+    for text in ('Title & <b>more</b>', "tool 'a b' <c>", 'Text with "quotes" & <tags>.', 'what it is', 'Numbers',
+                 '0.123'):
         assert text in page.text
     assert page.tags.count('figure') == page.tags.count('figcaption') == 1 and page.tags.count('h2') == 1
     assert content.startswith('<!DOCTYPE html>\n<html lang="en">') and '<meta charset="utf-8">' in content

@@ -21,7 +21,8 @@ def cone(shape, cell):
 
 def expected_bias(snapshot, query, local):
     """The BEV map and the views by name, cell by cell from weights and geometry."""
-    lidar, camera = ((weights[query] - 0.5) * 2 * ALPHA for weights in (snapshot.lidar_weights, snapshot.camera_weights))
+    lidar, camera = ((weights[query] - 0.5) * 2 * ALPHA
+                     for weights in (snapshot.lidar_weights, snapshot.camera_weights))
     if not local:
         return np.full(BEV, lidar), {name: np.full(VIEW[1:], camera) for name in CAMERAS}
     x, y, _ = position = snapshot.positions[query]
@@ -45,8 +46,8 @@ def test_maps_of_bias_and_attention(local):
     biased = unbiased[0] * np.exp(flat)
     biased /= biased.sum()
     largest = max(biased.max(), unbiased.max())
-    for part, tokens, low, high in zip(figure.subfigs, (flat, unbiased[0], biased), (-ALPHA, largest / 1000, largest / 1000),
-                                       (ALPHA, largest, largest)):
+    scale = (largest / 1000, largest)
+    for part, tokens, (low, high) in zip(figure.subfigs, (flat, unbiased[0], biased), ((-ALPHA, ALPHA), scale, scale)):
         tokens = np.clip(tokens, low, high)
         bev, *views = part.axes[:7]
         np.testing.assert_allclose(bev.images[0].get_array(), tokens[:42].reshape(BEV), atol=1e-6)
@@ -73,7 +74,8 @@ def test_titles_say_where_attention_goes():
     biased, unbiased = (part[0, :42].sum() for part in snapshot.attention([QUERY]))
     assert without == f'attention without the bias, layer 2: LiDAR {unbiased:.1%}, cameras {1 - unbiased:.1%}'
     assert with_bias == f'attention with the bias, layer 2: LiDAR {biased:.1%}, cameras {1 - biased:.1%}'
-    lidar, camera = ((weights[QUERY] - 0.5) * 2 * ALPHA for weights in (snapshot.lidar_weights, snapshot.camera_weights))
+    lidar, camera = ((weights[QUERY] - 0.5) * 2 * ALPHA
+                     for weights in (snapshot.lidar_weights, snapshot.camera_weights))
     assert bias.replace('−', '-') == f'bias on the scores: LiDAR {lidar:+.2f}, cameras {camera:+.2f}'
 
 

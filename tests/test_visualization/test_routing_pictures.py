@@ -7,10 +7,11 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.text import Text
 
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
+from projects.mmdet3d_plugin.visualization.bias_report import describe_query
 from projects.mmdet3d_plugin.visualization.query_pictures import query_figure
-from projects.mmdet3d_plugin.visualization.routing_pictures import (draw_histograms, draw_routing, draw_routing_cameras,
-                                                                    histograms_figure, lost_places, routing_cameras_figure,
-                                                                    routing_figure)
+from projects.mmdet3d_plugin.visualization.routing_pictures import (
+    draw_histograms, draw_routing, draw_routing_cameras, histograms_figure, lost_places, routing_cameras_figure,
+    routing_figure)
 from tests.tiny_snapshot import CAMERAS, HEIGHT, WIDTH, make_snapshot, project
 
 LOST_VIEWS = np.isin(CAMERAS, ['CAM_FRONT', 'CAM_FRONT_LEFT'])
@@ -144,8 +145,8 @@ def test_captions_compare_the_same_queries_in_both_cases(clean, failed):
         for name, mask in {'nothing lost': ~lidar & ~cameras, 'LiDAR lost': lidar & ~cameras,
                            'cameras lost': ~lidar & cameras, 'both lost': lidar & cameras}.items():
             if mask.any():
-                assert (f'{name} {snapshot.lidar_weights[mask].mean():.2f} / {snapshot.camera_weights[mask].mean():.2f} '
-                        f'({mask.sum()} queries)') in text
+                weights = snapshot.lidar_weights[mask].mean(), snapshot.camera_weights[mask].mean()
+                assert f'{name} {weights[0]:.2f} / {weights[1]:.2f} ({mask.sum()} queries)' in text
     assert '1 detections; cameras lost: none' in figure.axes[0].get_title(loc='left')
     assert 'cameras lost: CAM_FRONT, CAM_FRONT_LEFT' in figure.axes[1].get_title(loc='left')
 
@@ -192,8 +193,7 @@ def test_histograms_count_weights_and_bias(local):
     lambda clean, failed: routing_cameras_figure(failed, [0, 1], f'sample 3, {failed.case}'),
     lambda clean, failed: histograms_figure([clean], 'sample 3'),
     lambda clean, failed: histograms_figure([clean, failed, clean, failed], 'sample 3'),
-    lambda clean, failed: query_figure(failed, 4, f'sample 3, {failed.case}: query 4 at (−20.0, −20.0, −2.0) m, pedestrian '
-                                       '0.50, LiDAR weight 0.50, camera weight 0.50'),
+    lambda clean, failed: query_figure(failed, 4, f'sample 3, {failed.case}: {describe_query(failed, 4)}'),
 ], ids=['bev', 'side by side', 'cameras', 'histogram', 'histograms', 'query'])
 def test_no_text_is_cut_off_or_lies_on_another(draw, clean, failed):
     figure = draw(clean, failed)

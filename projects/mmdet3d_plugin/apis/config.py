@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmcv import Config, DictAction
 
+from ..datasets.sensor_failures import parse_case
 from .distributed import LAUNCHERS
 
 # Keys that may be added to the sections of a config that no constructor checks. Sections with a `type` take any key
@@ -52,6 +53,15 @@ def existing_file(path):
 def existing_checkpoint(path):
     """argparse type: a checkpoint file that must exist, or its address."""
     return path if path.startswith(('http://', 'https://')) else existing_file(path)
+
+
+def failure_case(text):
+    """argparse type: a sensor failure that exists, see `parse_case`."""
+    try:
+        parse_case(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def add_config_arguments(parser):

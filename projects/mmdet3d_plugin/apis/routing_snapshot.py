@@ -1,5 +1,6 @@
 """What a detector with a router did with one sample: all that pictures of it need, as plain arrays."""
 import dataclasses
+from contextlib import contextmanager
 from typing import Callable, Dict, List, Tuple
 
 import mmcv
@@ -11,6 +12,7 @@ from mmdet3d.core import bbox3d2result
 from mmdet3d.core.bbox import BaseInstance3DBoxes
 from mmdet3d.datasets import build_dataset
 
+from ..core.bbox.box_encoding import concat_branches, decode_boxes
 from ..core.failure_record import FailureRecord
 from ..models.utils.attention.statistics import AttentionRecorder
 from ..models.utils.attention_bias import AttentionBias
@@ -41,11 +43,11 @@ class RoutingSnapshot:
         seen (np.ndarray): (Q, V) bool.
         lidar_weights, camera_weights (np.ndarray): (Q,) in [0, 1].
         lidar_lost, cameras_lost (np.ndarray): (Q,) bool, see `RoutingTargets`.
-        scores, labels, centers (np.ndarray): (Q,) the highest class score, its class, and (Q, 3) the centre detected, m.
+        scores, labels, centers (np.ndarray): (Q,) the highest class score, its class, and (Q, 3) its box's centre, m.
         class_names (list[str]): of the labels.
         bias (AttentionBias): of shape (1, Q, F).
-        attention (Callable): q query numbers -> attention (q, F) with the bias and without, in one decoder layer, mean over
-            heads.
+        attention (Callable): q query numbers -> attention (q, F) with the bias and without, in one decoder layer, mean
+            over heads.
         layer (int): which layer that is, from 0.
         layout (TokenLayout): of the tokens.
         pc_range (list[float]): detection range, m.
@@ -90,7 +92,7 @@ class RoutingSnapshot:
         return [] if lost is None else [name for name, is_lost in zip(self.camera_names, lost) if is_lost]
 
     def regions(self):
-        """dict[str, np.ndarray]: (Q,) bool masks of the queries by what is lost at their place; together all of them."""
+        """dict[str, np.ndarray]: (Q,) bool masks of the queries by what is lost at their place, together all."""
         lidar, cameras = self.lidar_lost, self.cameras_lost
         return {'nothing lost': ~lidar & ~cameras, 'LiDAR lost': lidar & ~cameras, 'cameras lost': ~lidar & cameras,
                 'both lost': lidar & cameras}
@@ -121,7 +123,7 @@ class RoutingSnapshot:
 
     @property
     def bev_extent(self):
-        """(left, right, bottom, top) of the BEV map in m; it need not fill the detection range (design section 2.10)."""
+        """(left, right, bottom, top) of the BEV map, m; it need not fill the detection range (design section 2.10)."""
         (height, width), (size_x, size_y) = self.layout.bev_shape, self.bev_cell_size
         left, bottom = self.pc_range[:2]
         return left, left + width * size_x, bottom, bottom + height * size_y
@@ -130,9 +132,9 @@ class RoutingSnapshot:
 def check_routes(cfg):
     """Raise ValueError, with a hint, for the config of a model without router."""
     if not cfg.model.get('pts_bbox_head', {}).get('enable_aqr'):
-        raise ValueError('the model has no router to look at: model.pts_bbox_head.enable_aqr is False. Take a config with AQR '
-                         '(configs/cmt_aqr_*.py), or --cfg-options model.pts_bbox_head.enable_aqr=True; a checkpoint '
-                         'without router weights then gets a neutral router')
+        raise ValueError('the model has no router to look at: model.pts_bbox_head.enable_aqr is False. Take a config '
+                         'with AQR (configs/cmt_aqr_*.py), or --cfg-options model.pts_bbox_head.enable_aqr=True; a '
+                         'checkpoint without router weights then gets a neutral router')
 
 
 def build_case_dataset(cfg, case, frame=None, seed=0):
@@ -173,8 +175,8 @@ def find_sample(tokens, sample):
         return tokens.index(sample)
     if sample.isdecimal() and int(sample) < len(tokens):
         return int(sample)
-    raise ValueError(f'no sample {sample!r} in the test data: allowed are indices 0 to {len(tokens) - 1} and tokens, such '
-                     f'as {tokens[0]}')
+    raise ValueError(f'no sample {sample!r} in the test data: allowed are indices 0 to {len(tokens) - 1} and tokens, '
+                     f'such as {tokens[0]}')
 
 
 def check_queries(queries, num_query):
@@ -187,6 +189,9 @@ def check_queries(queries, num_query):
 @torch.no_grad()
 def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
     """Run a detector on one sample and keep what its router did.
+
+    Whatever the pipeline draws at random, such as sweeps, is the same in every call: cases of a sample differ in
+    nothing but their failure.
 
     Args:
         model (CmtDetector): with a router, in evaluation mode, on its device.
@@ -206,7 +211,8 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
     if not -layers <= layer < layers:
         raise ValueError(f'layer must lie in [{-layers}, {layers - 1}], got {layer}')
     device = next(model.parameters()).device
-    batch = collate([dataset[index]], samples_per_gpu=1)
+    with _fixed_draws():
+        batch = collate([dataset[index]], samples_per_gpu=1)
     _, (batch, ) = scatter_kwargs((), batch, [device.index or 0] if device.type == 'cuda' else [-1])
     points, metas, img = (batch[name][0] if name in batch else None for name in ('points', 'img_metas', 'img'))
     if points is None or img is None:
@@ -258,13 +264,24 @@ def choose_queries(snapshots, count=3):
     return best[np.argsort(-strength[best], kind='stable')][:count].tolist()
 
 
+@contextmanager
+def _fixed_draws():
+    """Numpy's global random numbers start from seed 0 inside, and go on outside as if nothing had been drawn."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
 def _best_class(outs):
     """Highest class score (Q,), its class (Q,) and the centre (Q, 3) that its task detects, in the last layer."""
     tasks = [task[0] for task in outs]
     logits = [task['cls_logits'][-1, 0] for task in tasks]
     scores, labels = torch.cat(logits, dim=-1).float().sigmoid().max(dim=-1)  # (Q,)
     task_of_class = torch.cat([labels.new_full((logit.shape[-1], ), number) for number, logit in enumerate(logits)])
-    centers = torch.stack([torch.cat([task['center'], task['height']], dim=-1)[-1, 0] for task in tasks])  # (T, Q, 3)
+    centers = torch.stack([decode_boxes(concat_branches(task, layer=-1)[0])[:, :3] for task in tasks])  # (T, Q, 3)
     centers = centers[task_of_class[labels], torch.arange(len(labels), device=labels.device)]  # (Q, 3)
     return tuple(values.cpu().numpy() for values in (scores, labels, centers))
 

@@ -10,7 +10,7 @@ from .routing_pictures import draw_histograms, draw_routing, draw_routing_camera
 _REGIONS = ('nothing lost', 'LiDAR lost', 'cameras lost', 'both lost')
 
 
-def draw_sample(folder, name, snapshots, queries):
+def draw_sample(folder, name, snapshots, queries, on_case=None):
     """Draw all pictures of one sample.
 
     Args:
@@ -18,13 +18,15 @@ def draw_sample(folder, name, snapshots, queries):
         name (str): of the sample, for instance 'sample 3'.
         snapshots (Sequence[RoutingSnapshot]): the sample under all cases; 'clean' comes first.
         queries (Sequence[int]): queries that are looked at closely.
+        on_case (Callable | None): called whenever the pictures of a case are done, to show progress.
 
     Returns:
         list[Section]: the sample's part of the report.
     """
     stem = Path(folder) / name.replace(' ', '_')
     clean, *failed = snapshots
-    sections = [Section(name, 2, [*_neutral_note(snapshots), _weights_table(snapshots), _queries_table(snapshots, queries)])]
+    tables = [_weights_table(snapshots), _queries_table(snapshots, queries)]
+    sections = [Section(name, 2, [*_neutral_note(snapshots), *tables])]
     for snapshot in snapshots:
         case_stem = f'{stem}_{case_file_name(snapshot.case)}'
         parts = []
@@ -35,14 +37,18 @@ def draw_sample(folder, name, snapshots, queries):
         parts.append(Picture(path, _bev_alt(name, shown), _BEV_CAPTION + _SIDE_BY_SIDE * (len(shown) > 1)))
         path = Path(f'{case_stem}_cameras.png')
         draw_routing_cameras(path, snapshot, queries, title)
-        parts.append(Picture(path, f'{len(snapshot.images)} camera images of {title}, with boxes and the queries that each '
-                             f'sees; without an image: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
+        parts.append(Picture(
+            path, f'{len(snapshot.images)} camera images of {title}, with boxes and the queries that each sees; without '
+            f'an image: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
         for query in queries:
             path = Path(f'{case_stem}_query_{query}.png')
             draw_query(path, snapshot, query, f'{title}: {describe_query(snapshot, query)}')
-            parts.append(Picture(path, f'Bias, and attention without and with it, of query {query} of {title}, on the BEV map '
-                                 'and in the images.', _QUERY_CAPTION))
+            parts.append(Picture(
+                path, f'Bias, and attention without and with it, of query {query} of {title}, on the BEV map and in '
+                'the images.', _QUERY_CAPTION))
         sections.append(Section(title, 3, parts))
+        if on_case is not None:
+            on_case()
     path = Path(f'{stem}_histograms.png')
     draw_histograms(path, snapshots, name)
     sections.append(Section(f'{name}, all queries', 3, [Picture(
@@ -51,7 +57,7 @@ def draw_sample(folder, name, snapshots, queries):
     return sections
 
 
-def write_bias_report(folder, title, facts, samples):
+def write_bias_report(folder, title, facts, samples, on_case=None):
     """Draw the pictures of all samples and write `report.html`, which holds them, beside them.
 
     Args:
@@ -59,11 +65,13 @@ def write_bias_report(folder, title, facts, samples):
         title (str): of the report.
         facts (Sequence[tuple[str, str]]): what it was made of, by name.
         samples (Iterable[tuple[str, list[RoutingSnapshot], list[int]]]): see `draw_sample`.
+        on_case: see `draw_sample`.
 
     Returns:
         Path: the report.
     """
-    sections = [section for name, snapshots, queries in samples for section in draw_sample(folder, name, snapshots, queries)]
+    sections = [section for name, snapshots, queries in samples
+                for section in draw_sample(folder, name, snapshots, queries, on_case)]
     path = Path(folder) / 'report.html'
     write_report(path, title, facts, [Section('How to read this', 2, _INTRODUCTION), *sections])
     return path
@@ -83,7 +91,8 @@ def describe_query(snapshot, query):
 
 
 def _neutral_note(snapshots):
-    if any(np.abs(snapshot.preference).max(initial=0) > 0 or (snapshot.lidar_weights != 0.5).any() for snapshot in snapshots):
+    if any((weights != 0.5).any() for snapshot in snapshots
+           for weights in (snapshot.lidar_weights, snapshot.camera_weights)):
         return []
     return ['Every weight is 0.5: the router is neutral, as an untrained one is, and there is no bias.']
 
@@ -92,8 +101,10 @@ def _weights_table(snapshots):
     rows = []
     for snapshot in snapshots:
         means = mean_weights(snapshot, snapshot.regions())
-        rows.append((snapshot.case, ', '.join(snapshot.lost_cameras) or 'none', len(snapshot.detections['scores_3d']), *(
-            '{1:.3f} / {2:.3f} ({0} queries)'.format(*means[region]) if region in means else '' for region in _REGIONS)))
+        regions = ['{1:.3f} / {2:.3f} ({0} queries)'.format(*means[region]) if region in means else ''
+                   for region in _REGIONS]
+        rows.append((snapshot.case, ', '.join(snapshot.lost_cameras) or 'none', len(snapshot.detections['scores_3d']),
+                     *regions))
     return Table('Mean LiDAR / camera weight of the queries, by what the case loses at their place.',
                  ('case', 'cameras lost', 'detections drawn', *_REGIONS), rows)
 
@@ -117,23 +128,27 @@ def _bev_alt(name, snapshots):
     for snapshot in snapshots:
         low, high = snapshot.preference.min(), snapshot.preference.max()
         truth = '' if snapshot.ground_truth is None else f', {len(snapshot.ground_truth)} boxes of the ground truth'
-        descriptions.append(f'{snapshot.case}: {len(snapshot.positions)} queries with preferences from {low:.2f} to {high:.2f}, '
-                            f'{len(snapshot.detections["scores_3d"])} detections{truth}, {len(snapshot.points)} points')
+        descriptions.append(f'{snapshot.case}: {len(snapshot.positions)} queries with preferences from {low:.2f} to '
+                            f'{high:.2f}, {len(snapshot.detections["scores_3d"])} detections{truth}, '
+                            f'{len(snapshot.points)} points')
     return f'Bird\'s-eye view of {name}. {"; beside it ".join(descriptions)}.'
 
 
 _INTRODUCTION = [
-    'A detector with an adaptive query router looks for objects with queries, each of which starts from a place of its own (a '
-    'dot). The router gives every query a LiDAR weight and a camera weight in [0, 1]; 0.5 is neutral. Its preference is the '
-    'LiDAR weight minus the camera weight: green dots trust LiDAR more, purple ones the cameras, white ones neither.',
-    'The weights become a bias on the scores of cross-attention: above 0 a query is drawn to the tokens of that sensor, below '
-    '0 it is kept from them. Features stay as they are.',
+    'A detector with an adaptive query router looks for objects with queries, each of which starts from a place of its '
+    'own (a dot). The router gives every query a LiDAR weight and a camera weight in [0, 1]; 0.5 is neutral. Its '
+    'preference is the LiDAR weight minus the camera weight: green dots trust LiDAR more, purple ones the cameras, '
+    'white ones neither.',
+    'The weights become a bias on the scores of cross-attention: above 0 a query is drawn to the tokens of that '
+    'sensor, below 0 it is kept from them. Features stay as they are.',
 ]
-_BEV_CAPTION = ('From above: LiDAR points, boxes with a line to their front, and every query at its reference point, in the '
-                'colour of its preference. Hatched: places where LiDAR lost its points; dotted: places all of whose cameras '
-                'are lost.')
-_SIDE_BY_SIDE = (' Left the clean sample, right the failure; the means above both maps are over the same queries, grouped by '
-                 'what the failure loses at their place.')
+_BEV_CAPTION = (
+    'From above: LiDAR points, boxes with a line to their front, and every query at its reference point, in the colour '
+    'of its preference. Hatched: places where LiDAR lost its points; dotted: places all of whose cameras are lost.')
+_SIDE_BY_SIDE = (
+    ' Left the clean sample, right the failure; the means above both maps are over the same queries, grouped by what '
+    'the failure loses at their place.')
 _CAMERAS_CAPTION = 'The images as the network got them, with projected boxes and the queries that each view sees.'
-_QUERY_CAPTION = ('Above the bias; in the middle the attention that the same scores would give without it; below the attention '
-                  'with it. Left on the BEV map, right on the cells of the images. The scale of attention is logarithmic.')
+_QUERY_CAPTION = (
+    'Above the bias; in the middle the attention that the same scores would give without it; below the attention with '
+    'it. Left on the BEV map, right on the cells of the images. The scale of attention is logarithmic.')

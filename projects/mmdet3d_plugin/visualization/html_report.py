@@ -13,11 +13,11 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.35rem; margin-top: 3rem; border-bott
 h3 { font-size: 1.1rem; margin-top: 2rem; } p, figcaption { max-width: 75em; }
 figure { margin: 1rem 0 2rem; } img { max-width: 100%; height: auto; border: 1px solid #ddd; }
 figcaption { color: #444; font-size: 0.95rem; }
-div.wide { overflow-x: auto; }
+div.wide { overflow-x: auto; margin: 1.5rem 0; }
 table { border-collapse: collapse; font-size: 0.95rem; }
 caption { text-align: left; color: #444; padding-bottom: 0.3rem; max-width: 75em; }
-th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.8rem 0.25rem 0; border-bottom: 1px solid #ddd; }
-td { overflow-wrap: anywhere; } td.number { text-align: right; overflow-wrap: normal; }
+th, td { text-align: left; vertical-align: top; padding: 0.25rem 1.2rem 0.25rem 0; border-bottom: 1px solid #ddd; }
+table.facts td { overflow-wrap: anywhere; } .number { text-align: right; }
 """
 # The browser itself refuses whatever is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -68,8 +68,8 @@ def write_report(path, title, facts, sections):
         sections (Sequence[Section]): what follows.
     """
     rows = ''.join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>\n' for name, value in facts)
-    body = ''.join(f'<h{section.level}>{escape(section.heading)}</h{section.level}>\n{"".join(map(_part, section.parts))}'
-                   for section in sections)
+    body = ''.join(f'<h{section.level}>{escape(section.heading)}</h{section.level}>\n'
+                   f'{"".join(map(_part, section.parts))}' for section in sections)
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -82,7 +82,7 @@ def write_report(path, title, facts, sections):
 </head>
 <body>
 <h1>{escape(title)}</h1>
-<table>
+<table class="facts">
 {rows}</table>
 {body}</body>
 </html>
@@ -99,8 +99,8 @@ def _part(part):
     if isinstance(part, Table):
         head = ''.join(f'<th scope="col">{escape(column)}</th>' for column in part.columns)
         rows = ''.join(f'<tr>{"".join(map(_cell, row))}</tr>\n' for row in part.rows)
-        return (f'<div class="wide"><table>\n<caption>{escape(part.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
-                f'<tbody>\n{rows}</tbody>\n</table></div>\n')
+        return (f'<div class="wide"><table>\n<caption>{escape(part.caption)}</caption>\n'
+                f'<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n')
     return f'<p>{escape(part)}</p>\n'
 
 

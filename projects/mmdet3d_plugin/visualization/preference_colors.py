@@ -4,7 +4,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-# ColorBrewer's PRGn, told apart with all common forms of colour blindness; its near-black ends, which are not, are cut off.
+# ColorBrewer's PRGn, told apart with all common forms of colour blindness, without its ends, which are nearly black.
 PREFERENCE_MAP = LinearSegmentedColormap.from_list('preference', colormaps['PRGn'](np.linspace(0.1, 0.9, 257)), N=257)
 LIDAR_COLOR, CAMERA_COLOR = PREFERENCE_MAP(1.0), PREFERENCE_MAP(0.0)
 
@@ -26,6 +26,7 @@ def preference_bar(figure, axes, **options):
         Colorbar
     """
     bar = figure.colorbar(ScalarMappable(signed_norm(1), PREFERENCE_MAP), ax=axes, **options)
-    bar.set_ticks([-1, -0.5, 0, 0.5, 1], labels=['−1\ncameras\nalone', '−0.5', '0\nneutral', '+0.5', '+1\nLiDAR\nalone'])
+    bar.set_ticks([-1, -0.5, 0, 0.5, 1],
+                  labels=['−1\ncameras\nalone', '−0.5', '0\nneutral', '+0.5', '+1\nLiDAR\nalone'])
     bar.set_label('preference of a query: LiDAR weight − camera weight')
     return bar

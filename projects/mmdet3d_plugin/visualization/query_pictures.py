@@ -1,4 +1,4 @@
-"""Pictures of what one query looks at: its bias, and its attention without and with it, on the BEV map and in the images."""
+"""Pictures of what one query looks at: bias, and attention without and with it, on the BEV map and in the images."""
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
@@ -40,8 +40,8 @@ def query_figure(snapshot, query, title=None):
     without, with_bias = (f'LiDAR {share:.1%}, cameras {1 - share:.1%}' for share in (
         part[:snapshot.layout.num_bev].sum() for part in (unbiased, biased)))
     shown = (
-        (f'bias on the scores: LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}', bias, PREFERENCE_MAP,
-         bias_norm, 'bias\n(< 0 kept from a token, > 0 drawn to it)'),
+        (f'bias on the scores: LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}', bias,
+         PREFERENCE_MAP, bias_norm, 'bias\n(< 0 kept from a token, > 0 drawn to it)'),
         (f'attention without the bias, layer {snapshot.layer}: {without}', unbiased, _ATTENTION_MAP, attention_norm,
          'share of the attention\n(mean over heads)'),
         (f'attention with the bias, layer {snapshot.layer}: {with_bias}', biased, _ATTENTION_MAP, attention_norm,
@@ -75,10 +75,10 @@ def draw_token_bev(axes, snapshot, query, values, cmap, norm):
     axes.imshow(np.clip(values, norm.vmin, norm.vmax), extent=snapshot.bev_extent, origin='lower', cmap=cmap, norm=norm,
                 interpolation='nearest')
     axes.scatter(*snapshot.points[:, :2].T, s=0.5, c=POINT_COLOR, linewidths=0, rasterized=True, alpha=0.6)
-    axes.plot(*snapshot.centers[query, :2], marker='s', markersize=11, markerfacecolor='none', markeredgecolor='white',
-              markeredgewidth=2.6, linestyle='none')
-    axes.plot(*snapshot.centers[query, :2], marker='s', markersize=11, markerfacecolor='none', markeredgecolor='#D55E00',
-              markeredgewidth=1.4, linestyle='none', label='centre detected')
+    square = dict(marker='s', markersize=11, markerfacecolor='none', linestyle='none')
+    axes.plot(*snapshot.centers[query, :2], markeredgecolor='white', markeredgewidth=2.6, **square)
+    axes.plot(*snapshot.centers[query, :2], markeredgecolor='#D55E00', markeredgewidth=1.4, label='centre detected',
+              **square)
     _star(axes, snapshot.positions[query, :2])
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
     axes.set(xlabel='x, to the right (m)', ylabel='y, forward (m)')
@@ -88,7 +88,7 @@ def draw_token_bev(axes, snapshot, query, values, cmap, norm):
 def draw_token_view(axes, snapshot, query, view, values, cmap, norm):
     """Draw values (h, w) of the cells of one view over its image; see `draw_token_bev`.
 
-    Cells are the clearer the farther their value is from the end of the scale that means nothing: no bias, no attention.
+    Cells without bias or attention are clear.
     """
     image = snapshot.images[view]
     height, width = image.shape[:2]

@@ -13,7 +13,8 @@ from .frame_pictures import new_figure, save_figure
 from .preference_colors import CAMERA_COLOR, LIDAR_COLOR, PREFERENCE_MAP, preference_bar, signed_norm
 
 _LOST = {'LiDAR lost': dict(hatch='//', edgecolor='#9A9A9A'), 'cameras lost': dict(hatch='..', edgecolor='#B8B8B8')}
-_GRID = 401  # places along each side at which it is asked what is lost
+_LOST_FACE = '#00000018'
+_GRID = 601  # places along each side at which it is asked what is lost
 _EDGE = '#404040'
 _QUERY_LABEL = 'queries (colour: preference)'
 
@@ -21,8 +22,8 @@ _QUERY_LABEL = 'queries (colour: preference)'
 def draw_routing(path, snapshots, queries=(), title=None):
     """Draw the BEV maps of a sample under some cases side by side: what `draw_routing_bev` says.
 
-    Above each map stand its case, the number of detections, the cameras without an image, and the mean LiDAR and camera weight of the queries by what
-    the *last* case loses at their place, so that the same queries are compared.
+    Above each map stand its case, the number of detections, the cameras without an image, and the mean LiDAR and camera
+    weight of the queries by what the *last* case loses at their place, so that the same queries are compared.
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
@@ -40,7 +41,7 @@ def routing_figure(snapshots, queries=(), title=None):
     handles = {}
     for place, snapshot in zip(axes, snapshots):
         handles.update((handle.get_label(), handle) for handle in draw_routing_bev(place, snapshot, queries))
-        place.set_title(caption(snapshot, snapshots[-1].regions(), width=100), fontsize=9.5, loc='left')
+        place.set_title(caption(snapshot, snapshots[-1].regions(), width=112), fontsize=9.5, loc='left')
     preference_bar(figure, list(axes), location='right', shrink=0.7, aspect=35)
     figure.suptitle(title)
     figure.legend(handles=list(handles.values()), loc='outside lower center', ncols=4 * len(snapshots), frameon=False)
@@ -64,11 +65,11 @@ def draw_routing_bev(axes, snapshot, queries=()):
     places = np.linspace(*axes.get_xlim(), _GRID)
     for name, lost in lost_places(snapshot, places).items():
         if lost.any():
-            region = axes.contourf(places, places, lost.astype(float), levels=[0.5, 1.5], colors=['#00000010'],
+            region = axes.contourf(places, places, lost.astype(float), levels=[0.5, 1.5], colors=[_LOST_FACE],
                                    hatches=[_LOST[name]['hatch']], zorder=0.5)
             region.set(edgecolor=_LOST[name]['edgecolor'], linewidth=0.8, label=name)
             where = ' (at LiDAR height)' if name == 'cameras lost' else ''
-            handles.append(Patch(facecolor='#00000010', **_LOST[name], label=name + where))
+            handles.append(Patch(facecolor=_LOST_FACE, **_LOST[name], label=name + where))
     draw_queries(axes, snapshot.positions[:, :2], snapshot.preference, np.arange(len(snapshot.positions)), queries)
     return handles + query_handles(queries)
 
@@ -127,8 +128,10 @@ def histograms_figure(snapshots, title=None):
         for axes, values, bins, neutral, name in (
                 (left, weights, np.linspace(0, 1, 41), 0.5, 'weight, 0 to 1'),
                 (right, bias, np.linspace(-strongest, strongest, 41), 0, 'bias on the scores where it is largest')):
-            for kind, column, color, style in (('LiDAR', 0, LIDAR_COLOR, 'solid'), ('cameras', 1, CAMERA_COLOR, 'dashed')):
-                axes.hist(values[:, column], bins, histtype='step', color=color, linestyle=style, linewidth=1.6, label=kind)
+            for sensor, column, color, style in (
+                    ('LiDAR', 0, LIDAR_COLOR, 'solid'), ('cameras', 1, CAMERA_COLOR, 'dashed')):
+                axes.hist(values[:, column], bins, histtype='step', color=color, linestyle=style, linewidth=1.6,
+                          label=sensor)
             axes.axvline(neutral, color='0.5', linewidth=0.8, linestyle='dotted', label='neutral')
             axes.set(xlim=(bins[0], bins[-1]), ylabel='queries')
             axes.yaxis.get_major_locator().set_params(integer=True)
@@ -168,19 +171,21 @@ def label_query(axes, place, number):
     """Write the number of a query beside its place, towards the middle of the axes so that it is not cut off."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     across, up = (place[0] - left) / (right - left), (place[1] - low) / (high - low)
-    axes.annotate(str(number), place, xytext=(-8 if across > 0.9 else 8, -8 if up > 0.9 else 8),
-                  textcoords='offset points', ha='right' if across > 0.9 else 'left', va='top' if up > 0.9 else 'bottom',
-                  fontsize=10, fontweight='bold', zorder=4, annotation_clip=True,
+    at_right, at_top = across > 0.9, up > 0.9
+    axes.annotate(str(number), place, xytext=(-8 if at_right else 8, -8 if at_top else 8), textcoords='offset points',
+                  ha='right' if at_right else 'left', va='top' if at_top else 'bottom', fontsize=10,
+                  fontweight='bold', zorder=4, annotation_clip=True,
                   path_effects=[withStroke(linewidth=2.5, foreground='white')])
 
 
 def query_handles(queries=()):
     """Handles of the queries for a legend."""
-    dots = dict(linestyle='none', markeredgecolor=_EDGE)
-    handles = [Line2D([], [], marker='o', markersize=6, markerfacecolor=PREFERENCE_MAP(0.5), label=_QUERY_LABEL, **dots)]
+    dots = dict(marker='o', linestyle='none')
+    handles = [Line2D([], [], markersize=6, markerfacecolor=PREFERENCE_MAP(0.5), markeredgecolor=_EDGE,
+                      label=_QUERY_LABEL, **dots)]
     if len(queries):
-        handles.append(Line2D([], [], marker='o', markersize=10, markerfacecolor='none', markeredgecolor='black',
-                              markeredgewidth=1.6, linestyle='none', label='queries looked at closely'))
+        handles.append(Line2D([], [], markersize=10, markerfacecolor='none', markeredgecolor='black',
+                              markeredgewidth=1.6, label='queries looked at closely', **dots))
     return handles
 
 
@@ -192,7 +197,8 @@ def lost_places(snapshot, places):
         places (np.ndarray): (n,) coordinates along x and y, m.
 
     Returns:
-        dict[str, np.ndarray]: 'LiDAR lost' and 'cameras lost' (all views that see the place), (n, n) bool, rows along y.
+        dict[str, np.ndarray]: 'LiDAR lost' and 'cameras lost' (all views that see the place), (n, n) bool, rows along
+        y.
     """
     x, y = torch.meshgrid(*[torch.as_tensor(places)] * 2, indexing='xy')
     points = torch.stack([x, y, torch.zeros_like(x)], dim=-1)  # (n, n, 3)
@@ -211,15 +217,18 @@ def mean_weights(snapshot, regions):
         regions (dict[str, np.ndarray]): (Q,) bool masks.
 
     Returns:
-        dict[str, tuple[int, float, float]]: number of queries, mean LiDAR and mean camera weight of each region that has any.
+        dict[str, tuple[int, float, float]]: number of queries, mean LiDAR and mean camera weight; regions without any
+        are left out.
     """
-    return {name: (int(mask.sum()), float(snapshot.lidar_weights[mask].mean()), float(snapshot.camera_weights[mask].mean()))
+    weights = snapshot.lidar_weights, snapshot.camera_weights
+    return {name: (int(mask.sum()), *(float(values[mask].mean()) for values in weights))
             for name, mask in regions.items() if mask.any()}
 
 
 def caption(snapshot, regions, width):
-    """Lines on a case: its name, number of detections, lost cameras, mean weights by region; wrapped at `width` characters."""
-    weights = '; '.join(f'{name} {lidar:.2f} / {camera:.2f} ({count} queries)'
+    """Lines on a case: name, number of detections, lost cameras, mean weights by region; wrapped at `width` characters.
+    """
+    weights = '; '.join(f'{name} {lidar:.2f}\u00a0/\u00a0{camera:.2f}\u00a0({count}\u00a0queries)'  # not torn apart
                         for name, (count, lidar, camera) in mean_weights(snapshot, regions).items())
     lines = [snapshot.case, f'{len(snapshot.detections["scores_3d"])} detections; cameras lost: '
              f'{", ".join(snapshot.lost_cameras) or "none"}',
