@@ -18,7 +18,11 @@ from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
 from projects.mmdet3d_plugin.apis.ablation import ARMS, CASES, Ablation  # noqa: E402
 
 DATA = 'data/nuscenes_synthetic_trainval'
-PUBLISHED = 'configs/checkpoints/cmt_synthetic.pth'  # baseline of seed 0
+PUBLISHED = {  # baseline of each seed
+    0: 'configs/checkpoints/cmt_synthetic.pth',
+    1: 'configs/checkpoints/cmt_synthetic_seed1.pth',
+    2: 'configs/checkpoints/cmt_synthetic_seed2.pth'
+}
 
 
 def make_data():
@@ -34,12 +38,13 @@ def make_data():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2],
-                        help=f'seed 0 starts from {PUBLISHED}, every other one from a baseline trained here')
+                        help='seeds 0, 1 and 2 start from the baselines in configs/checkpoints, others train their own')
     parser.add_argument('--arms', nargs='+', choices=list(ARMS), default=list(ARMS))
     parser.add_argument('--cases', nargs='+', default=CASES, type=cli.failure_case, metavar='CASE',
                         help='see tools/test_robustness.py')
     parser.add_argument('--out', default='work_dirs/ablation', metavar='DIR')
     parser.add_argument('--jobs', type=int, default=2, help='trainings and tests at a time, of one thread each')
+    parser.add_argument('--train-baselines', action='store_true', help='train them also for seeds 0, 1 and 2')
     parser.add_argument('--baseline-epochs', type=int, default=4, help='of the baselines that are trained here')
     parser.add_argument('--cfg-options', nargs='+', action=cli.OptionAction, metavar='KEY=VALUE',
                         help='override settings of all arms')
@@ -49,7 +54,7 @@ def main():
         if len(set(given)) < len(given):
             parser.error(f'argument {what}: must differ, got {given}')
 
-    baselines = {seed: PUBLISHED if seed == 0 else None for seed in args.seeds}
+    baselines = {seed: None if args.train_baselines else PUBLISHED.get(seed) for seed in args.seeds}
     ablation = Ablation(baselines, args.arms, args.cases, args.out, arm_options=args.cfg_options, jobs=args.jobs,
                         baseline_options=dict(total_epochs=args.baseline_epochs))
     failed = []
