@@ -69,9 +69,8 @@ def test_arms_start_alike(make_ablation):
         assert routed[name] == pytest.approx(first[name], rel=1e-3), name
 
 
-def test_another_baseline_is_not_mixed_in(make_ablation, tmp_path):
-    other = tmp_path / 'other.pth'
-    other.write_bytes((make_ablation().configs / 'checkpoints/cmt_synthetic.pth').read_bytes())
+def test_another_baseline_is_not_mixed_in(make_ablation):
+    other = make_ablation().configs / 'checkpoints/cmt_synthetic_seed1.pth'
     failed = make_ablation(baselines={0: str(other)}).run()
     assert len(failed) == 2 and 'failures_seed0/log.txt' in failed[0]
     assert 'another config, baseline or data' in (make_ablation().out / 'failures_seed0/log.txt').read_text()
