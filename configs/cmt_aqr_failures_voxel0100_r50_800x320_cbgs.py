@@ -25,7 +25,10 @@ train_pipeline = [
 data = dict(train=dict(dataset=dict(pipeline=train_pipeline)))
 model = dict(pts_bbox_head=dict(aqr_loss_weight=1.0))
 optimizer = dict(lr=2e-5, paramwise_cfg=dict(custom_keys={'pts_bbox_head.aqr_router': dict(lr_mult=10.0)}))
-custom_hooks = [dict(type='BiasStrengthWarmupHook', iters=500)]
+custom_hooks = [
+    dict(type='AQRMonitorHook', nonfinite_loss='skip'),
+    dict(type='BiasStrengthWarmupHook', iters=500)
+]
 total_epochs = 3
 evaluation = dict(interval=3)
 load_from = 'ckpts/cmt_voxel0100_r50_800x320_cbgs.pth'

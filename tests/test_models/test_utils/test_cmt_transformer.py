@@ -109,6 +109,19 @@ def test_a_compact_bias_joins_other_masks():
                                transformer(*args, aqr_attention_bias=compact)[0])
 
 
+def test_a_bias_for_each_layer():
+    """Layers that get the same bias decode as with one for all; the second one's bias leaves the first layer alone."""
+    transformer, args = build(), inputs()
+    shapes = (BEV, (VIEWS[0] * VIEWS[1], VIEWS[2]))
+    first, second = (AttentionBias(torch.randn(2, 5, 2, dtype=torch.float64), shapes) for _ in range(2))
+    torch.testing.assert_close(transformer(*args, aqr_attention_bias=[first, first])[0],
+                               transformer(*args, aqr_attention_bias=first)[0])
+    mixed = transformer(*args, aqr_attention_bias=[first, second])[0]
+    same = transformer(*args, aqr_attention_bias=first)[0]
+    torch.testing.assert_close(mixed[0], same[0])
+    assert (mixed[1] - same[1]).abs().amax() > 1e-3
+
+
 def test_layers_must_share_one_order():
     decoder = type(build().decoder)
     with pytest.raises(ValueError, match='operation_order'):
@@ -128,6 +141,7 @@ def test_single_modalities():
     (dict(attn_masks=torch.zeros(4, 4)), ValueError, 'attn_masks'),
     (dict(aqr_attention_bias=torch.zeros(2, 5, 7)), ValueError, 'aqr_attention_bias'),
     (dict(aqr_attention_bias=torch.zeros(5, NUM_TOKENS)), ValueError, 'aqr_attention_bias'),
+    (dict(aqr_attention_bias=[None]), ValueError, r'one bias per layer \(2\), got 1'),
     (dict(reg_branch=torch.nn.Identity()), ValueError, 'reg_branch'),
     (dict(attn_masks=['a', None]), TypeError, r'attn_masks\[0\]'),
     (dict(attn_masks=[None, 'a']), TypeError, r'attn_masks\[1\]'),

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...core.bbox.box_encoding import with_gravity_center
 from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_clip, check_bias_strength, check_windows
+from ..utils.bias_strength_per_head import BiasStrengthPerHead
 from ..utils.denoising import DenoisingQueries
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.position_encoding import (bev_cell_centers, camera_ray_points, level_ray_points, num_octaves,
@@ -56,6 +57,8 @@ class CmtHead(BaseModule):
         aqr_per_view (bool): in global mode, bias only the views that see the query.
         aqr_bias_denoising (bool): False leaves denoising queries neutral.
         aqr_bias_clip (float | None): see :class:`AttentionBiasGenerator`.
+        aqr_strength_per_head (bool): learn a factor of the strength for every layer and head
+            (:class:`BiasStrengthPerHead`).
         aqr_loss_weight (float): weight >= 0 of ``loss_aqr``, which teaches the router where simulated failures struck
             (:func:`routing_targets`); 0 for no such loss.
         aqr_router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
@@ -76,13 +79,13 @@ class CmtHead(BaseModule):
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
                  loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
                  aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
-                 aqr_bias_clip=None, aqr_loss_weight=0.0, aqr_router=None, position_cycles=None, position_gain=None,
-                 init_cfg=None):
+                 aqr_bias_clip=None, aqr_strength_per_head=False, aqr_loss_weight=0.0, aqr_router=None, position_cycles=None,
+                 position_gain=None, init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
         flags = dict(enable_aqr=enable_aqr, aqr_use_local_bias=aqr_use_local_bias, aqr_per_view=aqr_per_view,
-                     aqr_bias_denoising=aqr_bias_denoising)
+                     aqr_bias_denoising=aqr_bias_denoising, aqr_strength_per_head=aqr_strength_per_head)
         for name, flag in flags.items():
             if not isinstance(flag, bool):
                 raise TypeError(f'{name} must be True or False, got {flag!r}')
@@ -148,6 +151,11 @@ class CmtHead(BaseModule):
             self.aqr_bias = AttentionBiasGenerator(bias_strength=aqr_bias_strength, use_local_bias=aqr_use_local_bias,
                                                    local_window_size=aqr_local_window_size, per_view=aqr_per_view,
                                                    bias_clip=aqr_bias_clip)
+            self.aqr_head_strength = None
+            if aqr_strength_per_head:
+                layers = self.transformer.decoder.layers
+                slot = self.transformer.decoder.attention_slot('cross_attn')
+                self.aqr_head_strength = BiasStrengthPerHead(len(layers), layers[0].attentions[slot].num_heads)
 
     def _bev_cell_size(self, downsample_scale):
         """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""
@@ -213,12 +221,15 @@ class CmtHead(BaseModule):
 
         decoded, _ = self.transformer(x, x_img, query_embed, bev_pos_embed, rv_pos_embed,
                                       attn_masks=None if denoising is None else denoising.attn_mask,
-                                      aqr_attention_bias=bias)
+                                      aqr_attention_bias=self._bias_of_layers(bias))
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         if self._may_overflow(decoded):
             decoded = torch.nan_to_num(decoded)
         return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)]
                      for head in self.task_heads)
+
+    def _bias_of_layers(self, bias):
+        return bias if bias is None or self.aqr_head_strength is None else self.aqr_head_strength(bias)
 
     def _may_overflow(self, x):
         """Mixed precision may overflow; the loss scaler then skips the step, which the forward pass must live to see.

@@ -57,10 +57,18 @@ class PETRTransformerDecoder(TransformerLayerSequence):
         attentions = [op for op in self.layers[0].operation_order if op.endswith('attn')]
         return attentions.index(kind)
 
-    def forward(self, query, *args, **kwargs):
-        """(Q, B, C) queries -> (L, Q, B, C), or (1, Q, B, C) without ``return_intermediate``."""
+    def forward(self, query, *args, layer_masks=None, **kwargs):
+        """(Q, B, C) queries -> (L, Q, B, C), or (1, Q, B, C) without ``return_intermediate``.
+
+        Args:
+            query (Tensor): (Q, B, C).
+            layer_masks (Sequence | None): ``attn_masks`` of each layer, in place of one for all.
+            args, kwargs: see mmcv's ``BaseTransformerLayer``.
+        """
         outputs = []
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
+            if layer_masks is not None:
+                kwargs['attn_masks'] = layer_masks[index]
             query = layer(query, *args, **kwargs)
             outputs.append(query)
         if not self.return_intermediate:
