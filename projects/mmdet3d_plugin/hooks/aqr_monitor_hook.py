@@ -1,4 +1,4 @@
-"""Training seen from inside: what the router decides, what attention looks at, gradients, losses that are not finite."""
+"""Training seen from inside: what the router decides, what attention looks at, gradients, unusable losses."""
 import math
 
 import numpy as np
@@ -67,9 +67,9 @@ class AQRMonitorHook(Hook):
         self.max_skips = max_skips
         self.saturated_share = saturated_share
         self.min_entropy = min_entropy
-        self._recorder = self._head_handle = self._routing = None
+        self._recorder = self._head_handle = self._routing = self._factors = None
         self._reported = None  # the last iteration whose loss was not finite
-        self._spoiled = False  # gradients may still hold that loss: they accumulate, or the loss scaler refused the step
+        self._spoiled = False  # gradients may still hold that loss: they accumulate, or a loss scaler refused the step
         self._skips = 0
         self._warned = set()
 
@@ -91,6 +91,8 @@ class AQRMonitorHook(Hook):
 
     def _keep_routing(self, head, args, output):
         self._routing = output[0][0].get('routing')
+        if self._routing is not None and head.aqr_head_strength is not None:
+            self._factors = head.aqr_head_strength.factors().detach()
 
     def _before_step(self, runner, optimizer):
         """Clipped gradients are there, weights are still those of the forward pass."""
@@ -119,8 +121,8 @@ class AQRMonitorHook(Hook):
         """Write down what the iteration showed, and stop watching."""
         self._recorder.__exit__(None, None, None)
         self._head_handle.remove()
-        head, layers, routing = _model(runner).pts_bbox_head, self._recorder.statistics, self._routing
-        self._recorder = self._head_handle = self._routing = None
+        layers, routing, factors = self._recorder.statistics, self._routing, self._factors
+        self._recorder = self._head_handle = self._routing = self._factors = None
         numbers = {}
         for index, layer in enumerate(layers):
             numbers[f'attention/entropy_{index}'] = layer.entropy.mean().item()
@@ -129,12 +131,11 @@ class AQRMonitorHook(Hook):
                        f'attention of decoder layer {index} collapses: mean entropy '
                        f'{numbers[f"attention/entropy_{index}"]:.2f} nats')
         if routing is not None:
-            numbers.update(routing_numbers(routing, head.aqr_bias))
+            numbers.update(routing_numbers(routing, _model(runner).pts_bbox_head.aqr_bias))
             self._log_histograms(runner, routing)
-            if head.aqr_head_strength is not None:
-                factors = head.aqr_head_strength.factors().detach()
-                numbers['aqr/head_strength_min'], numbers['aqr/head_strength_max'] = (
-                    factors.min().item(), factors.max().item())
+        if factors is not None:
+            numbers.update({'aqr/head_strength_min': factors.min().item(),
+                            'aqr/head_strength_max': factors.max().item()})
         runner.log_buffer.output.update(numbers)
 
     def _log_histograms(self, runner, routing):
