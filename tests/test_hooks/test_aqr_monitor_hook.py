@@ -129,7 +129,7 @@ def test_numbers_are_those_of_the_iteration(run, make_head, make_batch, train_lo
             query, key = (part.unflatten(-1, (4, scale)).transpose(1, 2) for part in (query[:, first:], key))
             scores = query @ key.transpose(2, 3) / scale ** 0.5 + arguments['attn_mask'].dense()[:, :, first:]
             attention = scores.softmax(dim=-1)
-            entropy = -(attention * attention.log()).sum(-1).mean().item()
+            entropy = torch.special.entr(attention).sum(-1).mean().item()
             assert line[f'attention/entropy_{index}'] == pytest.approx(entropy, abs=1e-3)
             assert line[f'attention/lidar_{index}'] == pytest.approx(attention[..., :256].sum(-1).mean().item(),
                                                                      abs=1e-4)
