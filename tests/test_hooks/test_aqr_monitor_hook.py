@@ -93,7 +93,7 @@ def test_numbers_are_those_of_the_iteration(run, make_head, make_batch, train_lo
     options = dict(enable_aqr=True, aqr_bias_clip=1.5, aqr_strength_per_head=True, aqr_router=dict(windows=3))
     head = make_head(**options).train()
     nn.init.normal_(head.aqr_router.mlp[-1].weight, std=0.1)
-    runner = run(dict(interval=2, num_queries=20), model=Model(head, make_batch(), train_losses), lr=2e-3)
+    runner = run(dict(interval=2, num_queries=20), model=Model(head, make_batch(), train_losses), lr=1e-4)
     assert [('aqr/no_view' in line, line['iter']) for line in runner.lines] == [
         (False, 1), (True, 2), (False, 3), (True, 4)]
     for line, state in ((runner.lines[index], runner.model_under_test.seen[index]) for index in (1, 3)):
