@@ -13,4 +13,5 @@ momentum_config = None
 total_epochs = 1
 evaluation = dict(interval=1)
 log_config = dict(interval=20)
+custom_hooks = [dict(type='AQRMonitorHook', interval=20, nonfinite_loss='skip')]
 load_from = 'configs/checkpoints/cmt_synthetic.pth'

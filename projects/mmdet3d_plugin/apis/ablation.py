@@ -50,6 +50,7 @@ ARMS = {
     'aqr_local': Arm('+ AQR, local', 'cmt_aqr_local_synthetic_failures.py'),
     'aqr_unsupervised': Arm('+ AQR, global, no supervision', 'cmt_aqr_synthetic_failures.py',
                             {'model.pts_bbox_head.aqr_loss_weight': 0.0}),
+    'aqr_per_head': Arm('+ AQR, global, strength learned per head', 'cmt_aqr_per_head_synthetic_failures.py'),
     'modulation': Arm('+ AQR as feature modulation', 'cmt_aqr_feature_modulation_synthetic.py'),
 }
 CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 'object_failure:0.5', 'beams:4', 'view_drop:5',
