@@ -63,6 +63,9 @@ draw() {
     rm -rf $work/pictures
     "$python" tools/demo.py $baseline_config $baseline --sample 0 10 --out $work/pictures/baseline
     "$python" tools/demo.py $aqr_config $aqr --sample 0 10 --out $work/pictures/aqr
+    "$python" tools/visualize_bias.py $aqr_config $aqr --sample 0 --case view_drop:3 --out $work/pictures/router
+    "$python" tools/plot_training.py AQR=$work/aqr --keys loss loss_aqr grad_norm aqr/lidar_weight_mean \
+        aqr/camera_weight_mean 'attention/entropy_*' --out $work/pictures/training.png
 }
 
 step 'environment' '' tools/setup_env.sh
@@ -79,5 +82,5 @@ step 'pictures' $work/pictures/.finished_$drawn draw
 printf '\n'
 cat $work/compare/comparison.md
 printf '\nfor spreadsheets: %s\npictures:\n' $work/compare/comparison.csv
-ls $work/pictures/*/*.png
+ls $work/pictures/*.png $work/pictures/*/*.png $work/pictures/*/*.html
 printf '\n%d s in all\n' $SECONDS

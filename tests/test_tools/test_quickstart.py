@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-TOOLS = ['make_synthetic_nuscenes.py', 'create_data.py', 'train.py', 'compare.py', 'demo.py']
+DRAWING = ['demo.py', 'demo.py', 'visualize_bias.py', 'plot_training.py']
+TOOLS = ['make_synthetic_nuscenes.py', 'create_data.py', 'train.py', 'compare.py', *DRAWING]
 PYTHON = """#!/bin/bash
 echo "$@" >> calls.txt
 tool=$(basename "$1")
@@ -26,6 +27,8 @@ case $tool in
         echo "noise"; echo "[1/2] baseline, both"
         mkdir -p $work/compare; echo "| the table |" > $work/compare/comparison.md ;;
     demo.py) mkdir -p "$out"; touch "$out/frame_000_bev.png" ;;
+    visualize_bias.py) mkdir -p "$out"; touch "$out/bev.png" "$out/report.html" ;;
+    plot_training.py) touch "$out" ;;
 esac
 """
 
@@ -62,15 +65,16 @@ def test_all_steps_once(project):
     train = [line for line in (project / 'calls.txt').read_text().splitlines() if 'train.py' in line]
     assert train == ['tools/train.py configs/cmt_aqr_synthetic.py --work-dir work_dirs/quickstart/aqr --auto-resume '
                      '--no-validate']
-    assert calls(project) == [*TOOLS, 'demo.py']
+    assert calls(project) == TOOLS
     assert '| the table |' in result.stdout and result.stdout.count('frame_000_bev.png') == 2
+    assert 'pictures/training.png' in result.stdout and 'pictures/router/report.html' in result.stdout
     assert 'Epoch [1][10/20]' in result.stdout and '[1/2] baseline' in result.stdout and 'noise' not in result.stdout
     again = run(project)
     assert calls(project) == ['compare.py'] and again.stdout.count('done before') == 4
     assert '| the table |' in again.stdout
 
 
-@pytest.mark.parametrize('tool', TOOLS)
+@pytest.mark.parametrize('tool', dict.fromkeys(TOOLS))
 def test_an_error_stops_it_and_the_next_run_repeats_that_step(project, tool):
     (project / f'die_in_{tool}').write_text('error')
     result = run(project)
@@ -78,17 +82,17 @@ def test_an_error_stops_it_and_the_next_run_repeats_that_step(project, tool):
     assert calls(project) == TOOLS[:TOOLS.index(tool) + 1]
     assert run(project).returncode == 0
     repeated = calls(project)
-    assert repeated[0] == ('compare.py' if tool == 'demo.py' else tool) and repeated[-1] == 'demo.py'
+    assert repeated[0] == ('compare.py' if tool in DRAWING else tool) and repeated[-len(DRAWING):] == DRAWING
 
 
-@pytest.mark.parametrize('tool', TOOLS)
+@pytest.mark.parametrize('tool', dict.fromkeys(TOOLS))
 def test_a_killed_script_goes_on(project, tool):
     (project / f'die_in_{tool}').write_text('script')
     assert run(project).returncode == -signal.SIGKILL
     assert calls(project) == TOOLS[:TOOLS.index(tool) + 1]
     result = run(project)
     assert result.returncode == 0 and '| the table |' in result.stdout
-    assert calls(project)[-1] == 'demo.py'
+    assert calls(project)[-len(DRAWING):] == DRAWING
 
 
 @pytest.mark.parametrize('changed', ['configs/base/a.py', 'configs/checkpoints/cmt_synthetic.pth',
@@ -105,7 +109,7 @@ def test_another_baseline_config_or_data_makes_training_and_pictures_void(projec
         calls(project)
         assert run(project).returncode != 0 and calls(project)[0] == 'train.py' and not old.exists()
         assert run(project).returncode == 0
-        assert calls(project) == ['train.py', 'compare.py', 'demo.py', 'demo.py'][number:]
+        assert calls(project) == ['train.py', 'compare.py', *DRAWING][number:]
         assert len(checkpoint.read_text().splitlines()) == 1 and picture.read_text() == ''
         (project / 'calls.txt').touch()
     assert first.returncode == 0

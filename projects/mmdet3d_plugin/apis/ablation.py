@@ -26,7 +26,7 @@ _FAIR = 'failures'
 # What a training reads of a config, but for its own folder and the baseline, which is compared by its contents.
 _TRAINING_SETTINGS = ('model', 'data', 'optimizer', 'optimizer_config', 'lr_config', 'momentum_config', 'runner',
                       'total_epochs', 'custom_hooks', 'fp16')
-_ROUTED = ('aqr_global', 'aqr_local')  # the arms whose router is also tested with other weights
+_ROUTED = ('aqr_global', )  # the arms whose router is also tested with other weights
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ ARMS = {
     'aqr_local': Arm('+ AQR, local', 'cmt_aqr_local_synthetic_failures.py'),
     'aqr_unsupervised': Arm('+ AQR, global, no supervision', 'cmt_aqr_synthetic_failures.py',
                             {'model.pts_bbox_head.aqr_loss_weight': 0.0}),
+    'aqr_gentle': Arm('+ AQR, global, strength 1', 'cmt_aqr_synthetic_failures.py',
+                      {'model.pts_bbox_head.aqr_bias_strength': 1.0}),
     'aqr_per_head': Arm('+ AQR, global, strength learned per head', 'cmt_aqr_per_head_synthetic_failures.py'),
     'modulation': Arm('+ AQR as feature modulation', 'cmt_aqr_feature_modulation_synthetic.py'),
 }
