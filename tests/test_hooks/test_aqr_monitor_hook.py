@@ -193,6 +193,8 @@ def test_training_is_the_same_with_the_hook(run):
     for ours, theirs in zip(watched.model_under_test.seen, alone.model_under_test.seen):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not torch.equal(ours['pts_neck.features'], watched.model_under_test.seen[0]['pts_neck.features'])
+    # Nothing stays behind to watch iterations that are not asked for.
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched.model_under_test.modules())
 
 
 class TestNonfiniteLoss:
