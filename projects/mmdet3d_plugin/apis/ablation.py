@@ -55,8 +55,7 @@ ARMS = {
     'aqr_per_head': Arm('+ AQR, global, strength learned per head', 'cmt_aqr_per_head_synthetic_failures.py'),
     'modulation': Arm('+ AQR as feature modulation', 'cmt_aqr_feature_modulation_synthetic.py'),
 }
-CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 'object_failure:0.5', 'beams:4', 'view_drop:5',
-         'calibration:2')
+CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 'object_failure:0.5', 'beams:4')
 
 
 class Ablation:
