@@ -45,6 +45,9 @@ def test_from_baseline_to_tables(make_ablation, monkeypatch):
         assert float(row[case]) == pytest.approx(score['aqr_global'], abs=6e-4)
     assert record['seen'] == ['camera_drop', 'clean', 'fov:60', 'lidar_drop', 'object_failure:0.5', 'view_drop:3']
     assert set(results['aqr_global']['lidar_drop']) == {'learned', 'off', 'averaged', 'shuffled', 'oracle'}
+    assert set(results['aqr_global']['clean']) == {'learned'}  # nothing was lost that weights could follow
+    assert {row['case'] for title, rows in record['tables'].items() if 'Controls' in title for row in rows} == {
+        'lidar_drop'}
     assert set(results['failures']['lidar_drop']) == {'learned'}
     assert '**Controls' in text and 'not comparable with published scores' in text
     assert (ablation.out / 'ablation.png').stat().st_size > 10_000

@@ -26,7 +26,7 @@ _FAIR = 'failures'
 # What a training reads of a config, but for its own folder and the baseline, which is compared by its contents.
 _TRAINING_SETTINGS = ('model', 'data', 'optimizer', 'optimizer_config', 'lr_config', 'momentum_config', 'runner',
                       'total_epochs', 'custom_hooks', 'fp16')
-_ROUTED = ('aqr_global', )  # the arms whose router is also tested with other weights
+_CONTROLLED = 'aqr_global'  # the arm whose router is also tested with other weights, on the failures that it was taught
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ class Ablation:
         if checkpoint is None:
             return title, self.out / f'baseline_seed{seed}/log.txt', 1
         config, options = str(self.configs / ARMS[name].config), self._options(name, checkpoint)
-        controls = CONTROLS if name in _ROUTED else ('learned', )
-        code = run_in_child(_train_and_test, config, options, folder, seed, self.cases, controls,
-                            log=folder / 'log.txt')
+        seen = self._seen_cases() - {'clean'} if name == _CONTROLLED else ()
+        controls = {case: CONTROLS if case in seen else ('learned', ) for case in self.cases}
+        code = run_in_child(_train_and_test, config, options, folder, seed, controls, log=folder / 'log.txt')
         return title, folder / 'log.txt', code
 
     def _options(self, name, checkpoint):
@@ -222,10 +222,9 @@ class _Summary:
             'mAP against CMT + failure training': (self._differences(), 'Difference with its 95 % interval, paired '
                                                    'bootstrap over scenes; bold where it excludes 0.'),
         }
-        routed = [arm for arm in _ROUTED if arm in self.arms]
-        if routed:
-            tables['Controls: mAP with other weights in the same model'] = (
-                self._controls(routed), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
+        if _CONTROLLED in self.arms:
+            tables[f'Controls: mAP of {ARMS[_CONTROLLED].title}, with other weights in the same model'] = (
+                self._controls(), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
                 "anew among queries; oracle: the true targets. Share: gain of the learned weights over off by the "
                 "oracle's.")
         routing = [arm for arm in self.arms if arm != _FAIR]
@@ -259,16 +258,19 @@ class _Summary:
             rows.append(row)
         return rows
 
-    def _controls(self, arms):
+    def _controlled_cases(self):
+        tests = next(iter(self.results.values()))[_CONTROLLED]['tests']
+        return [case for case in self.cases if set(tests[case]) == set(CONTROLS)]
+
+    def _controls(self):
         rows = []
-        for arm in arms:
-            for case in self.cases:
-                means = {control: self._over_seeds(lambda seed: self._record(
-                    seed, arm, case, control)['scores']['mAP']).mean() for control in CONTROLS}
-                possible = means['oracle'] - means['off']
-                share = (means['learned'] - means['off']) / possible if possible > 0.005 else math.nan
-                rows.append(dict(arm=ARMS[arm].title, case=self._headline(case),
-                                 **{control: float(value) for control, value in means.items()}, share=float(share)))
+        for case in self._controlled_cases():
+            means = {control: self._over_seeds(lambda seed: self._record(
+                seed, _CONTROLLED, case, control)['scores']['mAP']).mean() for control in CONTROLS}
+            possible = means['oracle'] - means['off']
+            share = (means['learned'] - means['off']) / possible if possible > 0.005 else math.nan
+            rows.append(dict(case=case, **{control: float(value) for control, value in means.items()},
+                             share=float(share)))
         return rows
 
     def _routing(self, arms):
@@ -278,7 +280,9 @@ class _Summary:
                 records = [self._record(seed, arm, case) for seed in self.results]
                 clean = [self._record(seed, arm, 'clean') for seed in self.results]
                 aurocs = [routing_auroc(*pair) for pair in zip(records, clean)]
-                off = [self._record(seed, arm, case, 'off') for seed in self.results] if arm in _ROUTED else None
+                off = None
+                if arm == _CONTROLLED and case in self._controlled_cases():
+                    off = [self._record(seed, arm, case, 'off') for seed in self.results]
                 rows.append({
                     'arm': ARMS[arm].title, 'case': self._headline(case),
                     **{region: _pair(records, region) for region in ('nothing lost', 'LiDAR lost', 'cameras lost')},
@@ -333,11 +337,11 @@ def _train(config, options, folder, seed):
     return seconds
 
 
-def _train_and_test(config, options, folder, seed, cases, controls):
-    """One arm with one seed, in a process of its own."""
+def _train_and_test(config, options, folder, seed, controls):
+    """One arm with one seed, in a process of its own; `controls` by case."""
     seconds = _train(config, options, folder, seed)
     cfg = load_config(config, options)
-    test = RobustnessTest(cfg, folder / 'latest.pth', folder / 'tests', controls)
-    tests = {case: test.run(case) for case in cases}
+    test = RobustnessTest(cfg, folder / 'latest.pth', folder / 'tests')
+    tests = {case: test.run(case, names) for case, names in controls.items()}
     write_record(folder / 'result.json', dict(
         train_seconds=seconds, tests=tests, scenes=test.scene_of_sample))

@@ -75,21 +75,23 @@ class RobustnessTest:
             self._evaluator = NuScenesEvaluator(build_dataset(self.cfg.data.test, dict(test_mode=True)))
         return self._evaluator.scene_of_sample
 
-    def run(self, case):
+    def run(self, case, controls=None):
         """Test one case, or read what an earlier equal test found.
 
         Args:
             case (str): see `parse_case`.
+            controls (Sequence[str] | None): in place of those of the constructor.
 
         Returns:
             dict[str, dict]: for each control `scores` (see `nuscenes_scores`), `recall` (`inside`, `outside` the places
             where a sensor is lost, and the numbers of boxes), `weights` (mean LiDAR and camera weight by what is lost),
             `attention` (mean share of LiDAR by layer), `seconds`, `case` and `matches` (path of the DetectionMatches).
         """
+        controls = self.controls if controls is None else tuple(controls)
         cfg = with_failure(self.cfg, case, self.seed)
         key = content_key({name: cfg.get(name) for name in _SETTINGS}, cfg.data.test, self.origin['checkpoint_sha256'],
                           self.origin['info_file_sha256'])
-        stems = {control: self.folder / f'{_file_name(case)}_{control}_{key}' for control in self.controls}
+        stems = {control: self.folder / f'{_file_name(case)}_{control}_{key}' for control in controls}
         missing = [control for control, stem in stems.items() if not Path(f'{stem}.json').is_file()]
         if missing:
             start = time.perf_counter()
