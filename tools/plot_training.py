@@ -12,9 +12,10 @@ import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see
 from projects.mmdet3d_plugin.apis.training_log import curve, read_training_log  # noqa: E402
 from projects.mmdet3d_plugin.visualization import LINE_STYLES, draw_training_curves  # noqa: E402
 
-KEYS = ('loss', 'grad_norm', 'aqr/lidar_weight_mean', 'aqr/camera_weight_mean', 'attention/entropy_*',
+KEYS = ('detection_loss', 'grad_norm', 'aqr/lidar_weight_mean', 'aqr/camera_weight_mean', 'attention/entropy_*',
         'attention/lidar_*')
-LABELS = {  # axis labels of numbers that AQRMonitorHook logs
+LABELS = {
+    'detection_loss': "loss without the router's",
     'aqr/lidar_weight_mean': 'LiDAR weight, mean over queries',
     'aqr/camera_weight_mean': 'camera weight, mean over queries',
     'attention/entropy_*': 'entropy of attention (nats),\nmean over layers',

@@ -64,7 +64,7 @@ draw() {
     "$python" tools/demo.py $baseline_config $baseline --sample 0 10 --out $work/pictures/baseline
     "$python" tools/demo.py $aqr_config $aqr --sample 0 10 --out $work/pictures/aqr
     "$python" tools/visualize_bias.py $aqr_config $aqr --sample 0 --case view_drop:3 --out $work/pictures/router
-    "$python" tools/plot_training.py AQR=$work/aqr --keys loss loss_aqr grad_norm aqr/lidar_weight_mean \
+    "$python" tools/plot_training.py AQR=$work/aqr --keys detection_loss loss_aqr grad_norm aqr/lidar_weight_mean \
         aqr/camera_weight_mean 'attention/entropy_*' --out $work/pictures/training.png
 }
 

@@ -20,7 +20,7 @@ def test_iterations_count_over_epochs(tmp_path):
                  line(1, 9, mode='val', loss=99.0), line(2, 20, loss=2.0))
     log = read_training_log(path)
     assert curve(log, 'loss') == [(20, 4.0), (50, 3.0), (70, 2.0)]
-    assert log[20] == dict(lr=0.1, loss=4.0)
+    assert log[20] == dict(lr=0.1, loss=4.0, detection_loss=4.0)
 
 
 def test_logs_of_a_resumed_run(tmp_path):
@@ -39,6 +39,12 @@ def test_numbers_that_not_every_line_has(tmp_path):
     assert curve(log, 'loss') == [(2, 1.0)]  # NaN stands as null
     assert curve(log, 'attention/entropy_*') == [(2, 3.0)]
     assert curve(log, 'absent') == []
+
+
+def test_the_loss_of_detection(tmp_path):
+    log = read_training_log(write(tmp_path / 'a.log.json', line(1, 1, loss=4.0, loss_aqr=0.5), line(1, 2, loss=3.0),
+                                  line(1, 3, grad_norm=1.0)))
+    assert curve(log, 'detection_loss') == [(1, 3.5), (2, 3.0)]
 
 
 def test_mistakes(tmp_path):

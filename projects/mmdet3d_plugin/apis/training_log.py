@@ -13,7 +13,8 @@ def read_training_log(run):
 
     Returns:
         dict[int, dict[str, float]]: iteration over all epochs -> number by name. JSON logs count iterations within an
-        epoch and do not say how many there are: the last one that any epoch logged is taken to be its last.
+        epoch and do not say how many there are: the last one that any epoch logged is taken to be its last. Beside what
+        was logged, `detection_loss` is `loss` without `loss_aqr`, to compare runs with and without supervised router.
 
     Raises:
         FileNotFoundError: no such file or directory, or no log in it.
@@ -35,6 +36,8 @@ def read_training_log(run):
                 raise ValueError(f'{path}, line {number}: not JSON: {error}') from error
             if line.get('mode') == 'train':
                 numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+                if 'loss' in numbers:
+                    numbers['detection_loss'] = numbers['loss'] - numbers.get('loss_aqr', 0.0)
                 lines[numbers.pop('epoch'), numbers.pop('iter')] = numbers
     if not lines:
         raise ValueError(f'no lines of training in {", ".join(map(str, paths))}')
