@@ -2,18 +2,20 @@
 """What the attention bias costs, as ratios measured side by side in one run: tools/benchmark.py SUBJECT [options]
 
 Subjects: attention (one cross-attention), head (CmtHead without and with AQR), train-step (800x320 ResNet-50 config),
-router, growth (attention against queries, tokens and batch). Candidates take turns within one process, so that the
+monitor (AQRMonitorHook in it), router, growth (attention against queries, tokens and batch). Candidates take turns within one process, so that the
 machine's other load meets them alike; the first one is the base of the ratios. Peak memory is measured for each in a
 process of its own.
 """
 import argparse
 import copy
 import json
+import logging
 import os
 import os.path as osp
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
@@ -21,10 +23,12 @@ import mmcv  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from mmcv.runner import LogBuffer  # noqa: E402
 from mmdet3d.core.bbox import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.models import build_head, build_model  # noqa: E402
 from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
 from projects.mmdet3d_plugin.apis.atomic_file import atomic_path  # noqa: E402
+from projects.mmdet3d_plugin.hooks.aqr_monitor_hook import AQRMonitorHook  # noqa: E402
 from projects.mmdet3d_plugin.models.utils.attention.fused import channel_attention, fused_attention  # noqa: E402
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator  # noqa: E402
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout  # noqa: E402
@@ -129,18 +133,23 @@ def head_candidates(args):
     return candidates, {'forward': run_without_grad}
 
 
-def train_step_candidates(args):
-    """A whole training step of the 800x320 ResNet-50 config on random points, images and 40 boxes."""
+def training_data(args):
+    """Random points, images and 40 boxes for the 800x320 config."""
     generator = torch.Generator().manual_seed(0)
-    cfg = load_config(osp.join(CONFIGS, f'cmt_aqr_{LEAVES[22384]}'))
     low, high = torch.tensor([-54.0, -54, -5, 0, 0]), torch.tensor([54.0, 54, 3, 255, 0.5])
     boxes = torch.cat([torch.rand(40, 2, generator=generator) * 90 - 45, torch.rand(40, 1, generator=generator) - 2,
                        torch.rand(40, 6, generator=generator) + 0.5], dim=1)
-    data = dict(points=[low + (high - low) * torch.rand(30000, 5, generator=generator)] * args.batch,
+    return dict(points=[low + (high - low) * torch.rand(30000, 5, generator=generator)] * args.batch,
                 img=torch.randn(args.batch, 6, 3, 320, 800, generator=generator),
                 img_metas=metas(LAYOUTS[22384], args.batch),
                 gt_bboxes_3d=[LiDARInstance3DBoxes(boxes, box_dim=9)] * args.batch,
                 gt_labels_3d=[torch.randint(10, (40, ), generator=generator)] * args.batch)
+
+
+def train_step_candidates(args):
+    """A whole training step of the 800x320 ResNet-50 config."""
+    cfg = load_config(osp.join(CONFIGS, f'cmt_aqr_{LEAVES[22384]}'))
+    data = training_data(args)
     candidates = {}
     for name in ('no AQR', 'AQR global'):
         model_cfg = copy.deepcopy(cfg.model)
@@ -157,6 +166,38 @@ def train_step_candidates(args):
         optimizer.step()
 
     return candidates, {'training step': step}
+
+
+def monitor_candidates(args):
+    """The training step without AQRMonitorHook, with it between two looks, and while it looks."""
+    model = build_model(load_config(osp.join(CONFIGS, f'cmt_aqr_{LEAVES[22384]}')).model).train()
+    _let_router_decide(model.pts_bbox_head)
+    optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-6) for name in ('no hook', 'idle', 'looking')}
+    data = training_data(args)
+    runners = {}
+    for name, interval in dict(idle=10**9, looking=1).items():
+        hook = AQRMonitorHook(interval=interval)
+        runners[name] = hook, SimpleNamespace(
+            model=model, optimizer=optimizers[name], rank=0, iter=0, hooks=[], log_buffer=LogBuffer(),
+            logger=logging.getLogger('benchmark'))
+        hook.before_run(runners[name][1])
+
+    def step(name):
+        hook, runner = runners.get(name(), (None, None))
+        optimizers[name()].zero_grad()
+        if hook:
+            hook.before_train_iter(runner)
+        outputs = model.train_step(copy.deepcopy(data), optimizers[name()])
+        outputs['loss'].backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 35)
+        if hook:
+            runner.outputs = outputs
+            runner.log_buffer.update(dict(grad_norm=float(norm)))
+        optimizers[name()].step()
+        if hook:
+            hook.after_train_iter(runner)
+
+    return {name: lambda name=name: name for name in optimizers}, {'training step': step}
 
 
 def router_candidates(args):
@@ -209,7 +250,7 @@ def print_growth(result):
 
 
 SUBJECTS = {'attention': attention_candidates, 'head': head_candidates, 'train-step': train_step_candidates,
-            'router': router_candidates}
+            'monitor': monitor_candidates, 'router': router_candidates}
 
 
 def measure(args, only_passes=None):
