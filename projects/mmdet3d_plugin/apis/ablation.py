@@ -16,7 +16,7 @@ from .checkpoint import plain_values
 from .child_process import run_in_child
 from .config import load_config
 from .detection_matches import DetectionMatches, paired_bootstrap
-from .nuscenes_scores import markdown_table, write_csv
+from .nuscenes_scores import DISTANCES, SIZE_GROUPS, markdown_table, write_csv
 from .result_store import content_key, file_sha256, info_file, read_record, write_record
 from .robustness import RobustnessTest, relative_accuracy, routing_auroc
 from .router_controls import CONTROLS
@@ -205,7 +205,7 @@ class _Summary:
     def rows(self):
         """One row per seed, arm, case and control, for spreadsheets."""
         return [dict(seed=seed, arm=arm, case=case, control=control, seen=case in self.seen,
-                     **{name: record['scores'][name] for name in ('mAP', 'NDS', 'mATE')},
+                     **record['scores'],
                      **{f'recall {where}': record['recall'][where] for where in ('inside', 'outside')},
                      lidar_attention=float(np.mean(list(record['attention'].values()))))
                 for seed, arms in self.results.items() for arm, result in arms.items()
@@ -222,6 +222,10 @@ class _Summary:
             'mAP against CMT + failure training': (self._differences(), 'Difference with its 95 % interval, paired '
                                                    'bootstrap over scenes; bold where it excludes 0.'),
         }
+        if len(self.arms) > 1:
+            tables['Where the differences lie'] = (
+                self._where(), 'Mean over seeds and failures, less the same of CMT + failure training: recall within '
+                '2 m of boxes where a sensor is lost (inside) and elsewhere, AP by size and by distance of centres.')
         if _CONTROLLED in self.arms:
             tables[f'Controls: mAP of {ARMS[_CONTROLLED].title}, with other weights in the same model'] = (
                 self._controls(), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
@@ -257,6 +261,19 @@ class _Summary:
                 row[self._headline(case)] = f'**{text}**' if interval['low'] > 0 or interval['high'] < 0 else text
             rows.append(row)
         return rows
+
+    def _where(self):
+        columns = {'recall inside': ('recall', 'inside'), 'recall outside': ('recall', 'outside'),
+                   **{name: ('scores', name) for name in (*(f'AP {size}' for size in SIZE_GROUPS),
+                                                          *(f'AP at {distance:g} m' for distance in DISTANCES))}}
+
+        def mean(arm, part, name):
+            return _nan_mean([self._record(seed, arm, case)[part][name] for seed in self.results
+                              for case in self.cases if case != 'clean'])
+
+        return [dict(arm=ARMS[arm].title, **{title: f'{mean(arm, *place) - mean(_FAIR, *place):+.3f}'
+                                             for title, place in columns.items()})
+                for arm in self.arms if arm != _FAIR]
 
     def _controlled_cases(self):
         tests = next(iter(self.results.values()))[_CONTROLLED]['tests']
