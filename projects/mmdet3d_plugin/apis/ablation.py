@@ -271,7 +271,7 @@ class _Summary:
             return _nan_mean([self._record(seed, arm, case)[part][name] for seed in self.results
                               for case in self.cases if case != 'clean'])
 
-        return [dict(arm=ARMS[arm].title, **{title: f'{mean(arm, *place) - mean(_FAIR, *place):+.3f}'
+        return [dict(arm=ARMS[arm].title, **{title: _signed(mean(arm, *place) - mean(_FAIR, *place))
                                              for title, place in columns.items()})
                 for arm in self.arms if arm != _FAIR]
 
@@ -312,6 +312,10 @@ class _Summary:
 
 def _with_spread(values):
     return f'{values.mean():.3f}' + (f' ± {values.std(ddof=1):.3f}' if len(values) > 1 else '')
+
+
+def _signed(value):
+    return None if math.isnan(value) else f'{value:+.3f}'
 
 
 def _nan_mean(values):
