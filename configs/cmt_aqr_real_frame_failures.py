@@ -16,5 +16,9 @@ train_pipeline = [
     dict(type='ResizeCropFlipImage', data_aug_conf={{_base_.ida_aug_conf}}, training=True), {{_base_.normalize_images}},
     {{_base_.pad_images}}, {{_base_.format_train}}, {{_base_.collect_train_failures}}
 ]
-data = dict(train=dict(dataset=dict(pipeline=train_pipeline)))
+# Repeated by the dataset itself, so that the copies of an epoch meet different failures.
+data = dict(
+    train=dict(
+        _delete_=True, type='FrameFolderDataset', repeat=100, data_root={{_base_.data_root}},
+        classes={{_base_.class_names}}, pipeline=train_pipeline))
 model = dict(pts_bbox_head=dict(aqr_loss_weight=1.0))

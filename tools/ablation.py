@@ -61,9 +61,13 @@ def main():
     if not args.report:
         make_data()
         failed = ablation.run()
-    print(f'\n{ablation.report()}\n\nablation.md, .csv, .json and .png are in {args.out}')
-    if failed:
-        sys.exit(f'{len(failed)} runs failed: {"; ".join(failed)}. Run again to go on with them')
+    message = f'{len(failed)} runs failed: {"; ".join(failed)}. Run again to go on with them' if failed else ''
+    try:
+        print(f'\n{ablation.report()}\n\nablation.md, .csv, .json and .png are in {args.out}')
+    except ValueError as error:
+        message = f'{error}. {message}'
+    if message:
+        sys.exit(message)
 
 
 if __name__ == '__main__':

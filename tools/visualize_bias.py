@@ -75,7 +75,8 @@ def main():
         ('config', args.config), ('checkpoint', f'{args.checkpoint} (SHA-256 {file_sha256(args.checkpoint)})'),
         ('samples' if args.frame is None else f'frames of {args.frame}',
          ', '.join(f'{index}: token {tokens[index]}' for index in indices)),
-        ('cases', '; '.join(args.case) + f' (seed {args.seed})'), ('bias', head.aqr_bias.extra_repr()),
+        ('cases', '; '.join(args.case) + f' (seed {args.seed})'),
+        ('bias', head.aqr_bias.extra_repr() + _head_strengths(head)),
         ('detections', f'score ≥ {args.score_thr:g}'),
         ('attention', f'decoder layer {args.layer % head.transformer.decoder.num_layers} of 0 to '
          f'{head.transformer.decoder.num_layers - 1}, mean over heads'),
@@ -85,6 +86,14 @@ def main():
     report = write_bias_report(args.out, f'What the router of {osp.basename(args.config)} does', facts, samples(),
                                progress.update)
     print(f'\npictures are in {args.out}; {report} holds them all')
+
+
+def _head_strengths(head):
+    """What the pictures of the bias leave out."""
+    if head.aqr_head_strength is None:
+        return ''
+    low, high = head.aqr_head_strength.factors().aminmax()
+    return f'; shown without the learned factors of layers and heads, {low:.2f} to {high:.2f}'
 
 
 if __name__ == '__main__':

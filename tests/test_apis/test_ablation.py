@@ -1,5 +1,6 @@
 """The experiment with real trainings of four iterations: what is finished is kept, tables say what the records hold."""
 import json
+import time
 
 import numpy as np
 import pytest
@@ -59,9 +60,13 @@ def test_from_baseline_to_tables(make_ablation, monkeypatch):
     assert (ablation.out / 'ablation.png').stat().st_size > 10_000
 
     # Again: nothing is trained or tested, and the tables stay.
-    marks = {path: path.stat().st_mtime_ns for path in ablation.out.rglob('*.pth')}
+    def marks():
+        return {path: path.stat().st_mtime_ns for pattern in ('*.pth', '*/tests/*') for path in
+                ablation.out.rglob(pattern)}
+
+    before = marks()
     assert make_ablation().run() == [] and make_ablation().report() == text
-    assert {path: path.stat().st_mtime_ns for path in ablation.out.rglob('*.pth')} == marks
+    assert marks() == before and len(before) > 10
 
 
 def test_arms_start_alike(make_ablation):
@@ -83,6 +88,60 @@ def test_another_baseline_is_not_mixed_in(make_ablation):
     failed = make_ablation(baselines={0: str(other)}).run()
     assert len(failed) == 2 and 'failures_seed0/log.txt' in failed[0]
     assert 'another config, baseline or data' in (make_ablation().out / 'failures_seed0/log.txt').read_text()
+
+
+def test_reports_are_of_one_setting(make_ablation):
+    """Results that other settings made are named, not mixed in."""
+    other = {**make_ablation().arm_options, 'optimizer.lr': 1e-3}
+    with pytest.raises(ValueError, match='no seed .* is finished .*failures was made with another config'):
+        make_ablation(arm_options=other).report()
+    baseline = str(make_ablation().configs / 'checkpoints/cmt_synthetic_seed1.pth')
+    with pytest.raises(ValueError, match='aqr_global was made with another config, baseline or data'):
+        make_ablation(baselines={0: baseline}).report()
+    with pytest.raises(ValueError, match=r"failures was not tested under \['fov:60'\]"):
+        make_ablation(cases=(*CASES, 'fov:60')).report()
+    both = {**make_ablation().baselines, 7: baseline}
+    assert 'Left out: seed 7: failures is not finished; aqr_global is not finished.' in make_ablation(
+        baselines=both).report()
+
+
+def test_small_reports(make_ablation):
+    """Fewer arms or cases leave out tables, nothing else."""
+    alone = make_ablation(arms=('failures', )).report()
+    assert '**mAP**' in alone and 'Controls' not in alone and 'against' not in alone
+    clean = make_ablation(cases=('clean', )).report()
+    assert '**mAP against' in clean and 'Controls' not in clean
+    make_ablation().report()
+
+
+def test_an_unfinished_run_of_other_settings_is_not_gone_on_with(make_ablation, tmp_path):
+    ablation = make_ablation(out=tmp_path)
+    (tmp_path / 'failures_seed0').mkdir()
+    (tmp_path / 'failures_seed0/epoch_1.pth').write_bytes(b'of something else')
+    assert len(ablation.run()) == 1
+    assert 'another config, baseline or data' in (tmp_path / 'failures_seed0/log.txt').read_text()
+    assert read_record(tmp_path / 'aqr_global_seed0/started.json') == {
+        'key': read_record(tmp_path / 'aqr_global_seed0/result.json')['key']}
+
+
+def test_an_interrupted_series_begins_nothing_more(make_ablation, tmp_path, monkeypatch):
+    started, ablation = [], make_ablation(out=tmp_path, baselines=dict.fromkeys(range(5), 'x.pth'))
+
+    def slow(*args, log):
+        started.append(log)
+        time.sleep(0.3)
+        return 0
+
+    monkeypatch.setattr('projects.mmdet3d_plugin.apis.ablation.run_in_child', slow)
+    monkeypatch.setattr('projects.mmdet3d_plugin.apis.ablation.as_completed', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.run()
+    time.sleep(1)
+    assert len(started) <= 2
+
+
+def interrupt(runs):
+    raise KeyboardInterrupt
 
 
 def test_mistakes(make_ablation, tmp_path):

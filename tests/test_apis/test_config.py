@@ -108,6 +108,14 @@ class TestArguments:
             self.parse(*arguments)
         assert message in capsys.readouterr().err
 
+    def test_failures_are_written_alike(self):
+        for given, expected in (('fov:60.0', 'fov:60'), ('object_failure:.50', 'object_failure:0.5'),
+                                ('view_drop:03+lidar_drop', 'view_drop:3+lidar_drop'), ('clean', 'clean'),
+                                ('view_drop:CAM_FRONT,CAM_BACK', 'view_drop:CAM_FRONT,CAM_BACK')):
+            assert cli.failure_case(given) == expected
+        with pytest.raises(argparse.ArgumentTypeError, match='no failure'):
+            cli.failure_case('fog')
+
     def test_checkpoints_may_be_addresses(self, tmp_path):
         assert cli.existing_checkpoint('https://example.org/a.pth')
         with pytest.raises(argparse.ArgumentTypeError, match='no such file: .*a.pth'):

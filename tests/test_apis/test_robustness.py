@@ -138,6 +138,16 @@ def test_controls_change_the_weights_as_they_say(make_config, checkpoints):
         assert torch.equal(shuffled.sort()[0], learned.sort()[0]) and not torch.equal(shuffled, learned)
     pairs = set(zip(out['oracle'][0].flatten().tolist(), out['oracle'][1].flatten().tolist()))
     assert pairs <= {(0.5, 0.5), (0.0, 1.0), (1.0, 0.0)} and (0.0, 1.0) in pairs
+    router.select('shuffled')
+
+    def shuffle():
+        with torch.no_grad():
+            return head._apply_aqr_modulation(x, x_img, reference, metas)[3].lidar_weights
+
+    router.restart()
+    first, second = shuffle(), shuffle()
+    router.restart()
+    assert torch.equal(shuffle(), first) and not torch.equal(first, second)
     with pytest.raises(ValueError, match="control must be one of .*got 'best'"):
         router.select('best')
     with pytest.raises(ValueError, match='enable_aqr=True'):
@@ -149,6 +159,9 @@ def test_relative_accuracy():
     assert ra == {'clean': 1.0, 'beams:4': 0.5, 'beams:8': pytest.approx(0.75), 'lidar_drop': 0.25}
     assert mean == pytest.approx((0.625 + 0.25) / 2)
     assert math.isnan(relative_accuracy({'clean': 0.8})[1])
+    orders = [relative_accuracy({'clean': 1.0, 'fov:60': 0.9, joined: 0.1, 'camera_drop': 0.8})[1]
+              for joined in ('fov:60+lidar_drop', 'lidar_drop+fov:60')]
+    assert orders == pytest.approx([0.6, 0.6])  # a kind of its own
 
 
 def test_tables(make_config, checkpoints, tmp_path):

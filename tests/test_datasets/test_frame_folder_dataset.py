@@ -10,9 +10,11 @@ from mmcv.parallel import DataContainer
 from mmdet3d.core.bbox import LiDARInstance3DBoxes, box_np_ops
 from mmdet3d.datasets import build_dataloader, build_dataset
 
+from projects.mmdet3d_plugin.apis import load_config
 from projects.mmdet3d_plugin.datasets import FrameFolderDataset
 from projects.mmdet3d_plugin.datasets.camera_geometry import project
 from projects.mmdet3d_plugin.datasets.frame_folder_dataset import centre_errors
+from projects.mmdet3d_plugin.datasets.pipelines.simulate_failure import SimulateFailure
 
 PIPELINE = [
     dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=5, use_dim=5),
@@ -358,3 +360,29 @@ def test_claiming_order(centres, labels, expected):
     gt_centres, gt_labels = np.array([[0., 0, 7], [5., 0, 0]]), np.array([0, 0])  # distance in BEV: height is ignored
     errors = centre_errors(np.array(centres, float).reshape(-1, 2), np.array(labels), gt_centres, gt_labels, 2.0)
     np.testing.assert_allclose(errors, expected)
+
+
+def test_repetitions_meet_failures_of_their_own(repo_root, real_frame):
+    """One epoch of the config on one frame has every case of its mixture, drawn alike by whoever loads it."""
+    config = load_config(repo_root / 'configs/cmt_aqr_real_frame_failures.py',
+                         {'data.train.data_root': str(real_frame)}).data.train
+    dataset = build_dataset(config)
+    assert len(dataset) == 100 and [dataset.get_data_info(i)['repetition'] for i in (0, 1, 99)] == [0, 1, 99]
+    assert dataset.get_data_info(99)['sample_idx'] == dataset.get_data_info(0)['sample_idx']
+    struck = next(step for step in dataset.pipeline.transforms if isinstance(step, SimulateFailure))
+    dataset.pipeline.transforms = [step for step in dataset.pipeline.transforms if step is struck or 'Points' in
+                                   type(step).__name__ or 'MultiView' in type(step).__name__][:4]
+
+    def cases(epoch, indices):
+        struck.set_epoch(epoch)
+        return [dataset.pipeline(dataset.get_data_info(index))['failure'].case for index in indices]
+
+    first = cases(0, range(40))
+    assert set(first) == set(struck.shares)
+    assert cases(0, reversed(range(40))) == first[::-1] and cases(1, range(40)) != first
+
+
+@pytest.mark.parametrize('repeat, test_mode', [(0, False), (True, False), (2.0, False), (2, True)])
+def test_bad_repetitions(real_frame, repeat, test_mode):
+    with pytest.raises(ValueError, match='repeat must be an integer >= 1, and 1 with test_mode=True'):
+        FrameFolderDataset(str(real_frame), pipeline=PIPELINE, repeat=repeat, test_mode=test_mode)

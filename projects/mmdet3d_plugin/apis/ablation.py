@@ -1,5 +1,4 @@
 """Does routing earn its keep? Arms trained alike from the same baselines, compared where sensors fail."""
-import json
 import math
 import time
 from collections import defaultdict
@@ -73,7 +72,6 @@ class Ablation:
 
     Raises:
         ValueError: for arms or cases that are not as said.
-        FileNotFoundError: a checkpoint or info file does not exist.
     """
 
     def __init__(self, baselines, arms=tuple(ARMS), cases=CASES, out='work_dirs/ablation', configs='configs',
@@ -92,9 +90,9 @@ class Ablation:
         Returns:
             list[str]: what failed, with the path of its log.
         """
-        failed = []
-        with ThreadPoolExecutor(self.jobs) as pool:
-            runs = []
+        failed, runs = [], []
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
             for seed in self.baselines:  # a baseline is submitted before the arms that wait for it
                 baseline = pool.submit(self._baseline, seed)
                 runs += [pool.submit(self._arm, arm, seed, baseline) for arm in self.arms]
@@ -104,6 +102,8 @@ class Ablation:
                       f'{"done" if code == 0 else f"FAILED with exit code {code}, see {log}"}', flush=True)
                 if code != 0:
                     failed.append(f'{title} ({log})')
+        finally:  # interrupted: what has not begun does not begin
+            pool.shutdown(wait=False, cancel_futures=True)
         return failed
 
     def _baseline(self, seed):
@@ -111,11 +111,9 @@ class Ablation:
         if self.baselines[seed] is not None:
             return self.baselines[seed]
         folder = self.out / f'baseline_seed{seed}'
-        code = 0
-        if not (folder / 'finished.json').is_file():
-            print(f'{time.strftime("%H:%M:%S")} baseline of seed {seed}: {folder}', flush=True)
-            code = run_in_child(_train, str(self.configs / 'cmt_synthetic_trainval.py'), self.baseline_options, folder,
-                                seed, log=folder / 'log.txt')
+        print(f'{time.strftime("%H:%M:%S")} baseline of seed {seed}: {folder}', flush=True)
+        code = run_in_child(_train, str(self.configs / 'cmt_synthetic_trainval.py'), self.baseline_options, folder,
+                            seed, log=folder / 'log.txt')
         return str(folder / 'latest.pth') if code == 0 else None
 
     def _arm(self, name, seed, baseline):
@@ -124,14 +122,16 @@ class Ablation:
         title, folder = f'{ARMS[name].title}, seed {seed}', self._folder(name, seed)
         if checkpoint is None:
             return title, self.out / f'baseline_seed{seed}/log.txt', 1
-        config, options = str(self.configs / ARMS[name].config), self._options(name, checkpoint)
+        config, options = self._config(name, checkpoint)
         seen = self._seen_cases() - {'clean'} if name == _CONTROLLED else ()
         controls = {case: CONTROLS if case in seen else ('learned', ) for case in self.cases}
         code = run_in_child(_train_and_test, config, options, folder, seed, controls, log=folder / 'log.txt')
         return title, folder / 'log.txt', code
 
-    def _options(self, name, checkpoint):
-        return {**self.arm_options, **ARMS[name].options, 'load_from': checkpoint}
+    def _config(self, name, checkpoint):
+        """Config file and options of an arm that starts from a checkpoint."""
+        return str(self.configs / ARMS[name].config), {**self.arm_options, **ARMS[name].options,
+                                                       'load_from': checkpoint}
 
     def _folder(self, name, seed):
         return self.out / f'{name}_seed{seed}'
@@ -140,33 +140,52 @@ class Ablation:
         """Write `ablation.md`, `.json`, `.csv` and `.png` of the seeds for which all arms are finished.
 
         Returns:
-            str: tables in markdown.
+            str: tables in markdown; the first line names the seeds, and those that were left out, with the reason.
 
         Raises:
-            ValueError: no seed is finished.
+            ValueError: no seed is finished with these settings.
         """
-        results = {seed: {arm: read_record(self._folder(arm, seed) / 'result.json') for arm in self.arms}
-                   for seed in self.baselines
-                   if all((self._folder(arm, seed) / 'result.json').is_file() for arm in self.arms)}
+        results, left_out = {}, []
+        for seed in self.baselines:
+            missing = list(filter(None, (self._missing(arm, seed) for arm in self.arms)))
+            if missing:
+                left_out.append(f'seed {seed}: {"; ".join(missing)}')
+            else:
+                results[seed] = {arm: read_record(self._folder(arm, seed) / 'result.json') for arm in self.arms}
         if not results:
-            raise ValueError(f'no seed of {list(self.baselines)} is finished for all arms in {self.out}')
+            raise ValueError(f'no seed of {list(self.baselines)} is finished for all arms in {self.out}: '
+                             f'{". ".join(left_out)}')
         summary = _Summary(results, self.arms, self.cases, self._seen_cases(), _scenes(results))
         tables = summary.tables()
-        lines = [f'Seeds {", ".join(map(str, results))}. Synthetic data: not comparable with published scores.']
+        lines = [f'Seeds {", ".join(map(str, results))}. Synthetic data: not comparable with published scores.'
+                 + ''.join(f' Left out: {reason}.' for reason in left_out)]
         for title, (rows, caption) in tables.items():
             lines += [f'**{title}**', markdown_table(rows), caption]
         text = '\n\n'.join(lines)
         record = dict(seeds=list(results), cases=list(self.cases), seen=sorted(self._seen_cases()),
                       intervals=summary.intervals, tables={title: rows for title, (rows, _) in tables.items()},
                       hours=summary.hours())
-        with atomic_path(self.out / 'ablation.json') as path:
-            path.write_text(json.dumps(plain_values(record), indent=1))
+        write_record(self.out / 'ablation.json', plain_values(record))
         with atomic_path(self.out / 'ablation.md') as path:
             path.write_text(f'{text}\n')
         write_csv(self.out / 'ablation.csv', summary.rows())
-        draw_ablation(self.out / 'ablation.png', {
-            ARMS[arm].title: intervals for arm, intervals in summary.intervals.items()}, self._seen_cases())
+        if summary.intervals:
+            draw_ablation(self.out / 'ablation.png', {
+                ARMS[arm].title: intervals for arm, intervals in summary.intervals.items()}, self._seen_cases())
         return text
+
+    def _missing(self, arm, seed):
+        """What an arm lacks to be reported under these settings, None for nothing."""
+        path = self._folder(arm, seed) / 'result.json'
+        if not path.is_file():
+            return f'{arm} is not finished'
+        result = read_record(path)
+        checkpoint = self.baselines[seed] or str(self.out / f'baseline_seed{seed}/latest.pth')
+        config = load_config(*self._config(arm, checkpoint))
+        if not Path(checkpoint).is_file() or result.get('key') != training_key(config, seed):
+            return f'{arm} was made with another config, baseline or data'
+        absent = set(self.cases) - set(result['tests'])
+        return f'{arm} was not tested under {sorted(absent)}' if absent else None
 
     def _seen_cases(self):
         """Cases that training draws."""
@@ -193,7 +212,7 @@ class _Summary:
         return np.array([value(seed) for seed in self.results], dtype=float)
 
     def hours(self):
-        """Core-hours by kind of work, of the seeds that are finished."""
+        """Core-hours by kind of work, of the seeds that are finished; without what was interrupted."""
         hours = defaultdict(float)
         for arms in self.results.values():
             for result in arms.values():
@@ -219,14 +238,16 @@ class _Summary:
         tables = {
             'mAP': (self._scores('mAP'), 'Mean over seeds, ± standard deviation. * zero-shot: not in training.'),
             'NDS': (self._scores('NDS'), 'As above; mRA: mean over kinds of failures of NDS over clean NDS.'),
-            'mAP against CMT + failure training': (self._differences(), 'Difference with its 95 % interval, paired '
-                                                   'bootstrap over scenes; bold where it excludes 0.'),
         }
         if len(self.arms) > 1:
+            tables['mAP against CMT + failure training'] = (
+                self._differences(), 'Difference with its 95 % interval, paired bootstrap over scenes with the trained '
+                'models held fixed: it says nothing of other seeds and is not corrected for the number of comparisons. '
+                'Bold where it excludes 0. In brackets behind it the difference of each seed.')
             tables['Where the differences lie'] = (
                 self._where(), 'Mean over seeds and failures, less the same of CMT + failure training: recall within '
                 '2 m of boxes where a sensor is lost (inside) and elsewhere, AP by size and by distance of centres.')
-        if _CONTROLLED in self.arms:
+        if self._controlled_cases():
             tables[f'Controls: mAP of {ARMS[_CONTROLLED].title}, with other weights in the same model'] = (
                 self._controls(), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
                 "anew among queries; oracle: the true targets. Share: gain of the learned weights over off by the "
@@ -258,7 +279,10 @@ class _Summary:
             row = dict(arm=ARMS[arm].title)
             for case, interval in intervals.items():
                 text = f'{interval["mean"]:+.3f} [{interval["low"]:+.3f}, {interval["high"]:+.3f}]'
-                row[self._headline(case)] = f'**{text}**' if interval['low'] > 0 or interval['high'] < 0 else text
+                text = f'**{text}**' if interval['low'] > 0 or interval['high'] < 0 else text
+                own, fair = (self._over_seeds(lambda seed: self._record(seed, name, case)['scores']['mAP'])
+                             for name in (arm, _FAIR))
+                row[self._headline(case)] = f'{text} ({", ".join(f"{value:+.3f}" for value in own - fair)})'
             rows.append(row)
         return rows
 
@@ -276,6 +300,8 @@ class _Summary:
                 for arm in self.arms if arm != _FAIR]
 
     def _controlled_cases(self):
+        if _CONTROLLED not in self.arms:
+            return []
         tests = next(iter(self.results.values()))[_CONTROLLED]['tests']
         return [case for case in self.cases if set(tests[case]) == set(CONTROLS)]
 
@@ -337,24 +363,30 @@ def _scenes(results):
     return next(iter(next(iter(results.values())).values()))['scenes']
 
 
-def _train(config, options, folder, seed):
-    """Train to the end, going on from the latest checkpoint; returns seconds of wall time over all starts."""
-    start, marker = time.perf_counter(), folder / 'finished.json'
-    cfg = load_config(config, options)
+def training_key(cfg, seed):
+    """16 hex digits that change with all that a training depends on, but for the code: settings, data, start, seed."""
     files = [info_file(cfg, 'train'), *([cfg.load_from] if cfg.load_from else [])]
     settings = {name: cfg.get(name) for name in _TRAINING_SETTINGS}
-    key = content_key(settings, [file_sha256(path) for path in files], seed)
-    if marker.is_file():
-        record = read_record(marker)
-        if record['key'] != key:
-            raise ValueError(f'{folder} holds a run of another config, baseline or data; give another --out or remove '
-                             'it')
-        return record['seconds']
-    cfg.work_dir, cfg.auto_resume = str(folder), True
+    return content_key(settings, [file_sha256(path) for path in files], seed)
+
+
+def _train(config, options, folder, seed):
+    """Train to the end, going on from the latest checkpoint; returns seconds of wall time since the last start."""
+    start, started, finished = time.perf_counter(), folder / 'started.json', folder / 'finished.json'
+    cfg = load_config(config, options)
+    key = training_key(cfg, seed)
     resumed = folder.is_dir() and find_latest_checkpoint(str(folder)) is not None
+    known = [read_record(path)['key'] for path in (started, finished) if path.is_file()]
+    if any(other != key for other in known) or (resumed and not known):
+        raise ValueError(f'{folder} holds a run of another config, baseline or data; give another --out or remove it')
+    if finished.is_file():
+        return read_record(finished)['seconds']
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(started, dict(key=key))
+    cfg.work_dir, cfg.auto_resume = str(folder), True
     train_detector(cfg, Path(config).name, seed=seed, validate=False)
     seconds = time.perf_counter() - start
-    write_record(marker, dict(key=key, seconds=seconds, resumed=resumed))
+    write_record(finished, dict(key=key, seconds=seconds, resumed=resumed))
     return seconds
 
 
@@ -365,4 +397,4 @@ def _train_and_test(config, options, folder, seed, controls):
     test = RobustnessTest(cfg, folder / 'latest.pth', folder / 'tests')
     tests = {case: test.run(case, names) for case, names in controls.items()}
     write_record(folder / 'result.json', dict(
-        train_seconds=seconds, tests=tests, scenes=test.scene_of_sample))
+        key=training_key(cfg, seed), train_seconds=seconds, tests=tests, scenes=test.scene_of_sample))

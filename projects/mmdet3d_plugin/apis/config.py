@@ -56,12 +56,20 @@ def existing_checkpoint(path):
 
 
 def failure_case(text):
-    """argparse type: a sensor failure that exists, see `parse_case`."""
+    """argparse type: a sensor failure that exists, see `parse_case`; numbers are written alike (fov:60.0 -> fov:60)."""
     try:
         parse_case(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return text
+    return '+'.join(_canonical_failure(part) for part in text.split('+'))
+
+
+def _canonical_failure(text):
+    name, colon, argument = text.partition(':')
+    try:
+        return f'{name}:{float(argument):g}'
+    except ValueError:  # no number: names of cameras, or nothing
+        return text
 
 
 def add_config_arguments(parser):

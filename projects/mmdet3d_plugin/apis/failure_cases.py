@@ -22,8 +22,8 @@ def with_failure(cfg, case, seed=0):
         seed (int): of the failure.
 
     Raises:
-        ValueError: unknown case; or the test pipeline does not start with loaders, already silences a sensor, loads no
-            sweeps although the case needs rings, or does not end in `Collect3D`.
+        ValueError: unknown case; or the test pipeline does not start with loaders, already simulates a failure at its
+            top level, loads no sweeps although the case needs rings, or does not end in `Collect3D`.
     """
     parse_case(case)
     cfg = copy.deepcopy(cfg)

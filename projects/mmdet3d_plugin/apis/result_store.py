@@ -46,6 +46,8 @@ def write_record(path, record):
     def strict(value):
         if isinstance(value, dict):
             return {key: strict(child) for key, child in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [strict(child) for child in value]
         return None if isinstance(value, float) and math.isnan(value) else value
 
     with atomic_path(path) as temporary:

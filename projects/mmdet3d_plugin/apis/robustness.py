@@ -1,5 +1,4 @@
 """How a detector stands up to sensor failures, and what its router does about them."""
-import json
 import math
 import time
 from collections import defaultdict
@@ -41,8 +40,9 @@ _SETTINGS = ('model', 'test_cfg', 'fp16')
 class RobustnessTest:
     """Tests of one checkpoint under simulated sensor failures.
 
-    Every case is a pass over `data.test`; its numbers are kept in `folder`, named by all that they depend on, and not
-    computed again while that is the same. With a router, `controls` say what else its weights are replaced by, on the
+    Every case is a pass over `data.test`; its numbers are kept in `folder`, named by what they depend on, and not
+    computed again while that is the same. (Loaders that draw, such as of sweeps, draw otherwise with another number of
+    workers, which is not part of the name.) With a router, `controls` say what else its weights are replaced by, on the
     same features.
 
     Args:
@@ -120,6 +120,8 @@ class RobustnessTest:
         if self._evaluator is None:
             self._evaluator = NuScenesEvaluator(dataset)
         self._evaluator.dataset = dataset
+        if self._router is not None:
+            self._router.restart()
 
         collected = {control: _Collected() for control in controls}
         boxes = _GroundTruthRegions(dataset)
@@ -253,7 +255,8 @@ def routing_auroc(record, clean=None):
         dict[str, float]: by sensor 'lidar' and 'camera', in [0, 1]; NaN where the case loses no such sensor, gives no
         targets or has no negatives.
     """
-    parts = [dict(np.load(source['queries'])) for source in (record, clean) if source is not None and source['queries']]
+    paths = [source['queries'] for source in (record, clean) if source is not None]
+    parts = [dict(np.load(path)) for path in paths if isinstance(path, str)]
     result = dict.fromkeys(MODALITIES, math.nan)
     if not parts:
         return result
@@ -272,8 +275,8 @@ def relative_accuracy(nds):
     """Resilience as MultiCorrupt (Beemelmanns et al., 2024) defines it.
 
     Args:
-        nds (dict[str, float]): NDS by case, 'clean' among them; the part of a case before ':' is its kind, the rest its
-            severity.
+        nds (dict[str, float]): NDS by case, 'clean' among them. The names of a case's failures, in any order, are its
+            kind, the rest its severity.
 
     Returns:
         tuple[dict, float]: RA of each case, NDS over clean NDS; and mRA, the mean over kinds of the mean over
@@ -283,7 +286,7 @@ def relative_accuracy(nds):
     kinds = defaultdict(list)
     for case, value in ra.items():
         if case != 'clean':
-            kinds[case.partition(':')[0]].append(value)
+            kinds[tuple(sorted(part.partition(':')[0] for part in case.split('+')))].append(value)
     return ra, float(np.mean([np.mean(values) for values in kinds.values()])) if kinds else math.nan
 
 
@@ -314,8 +317,7 @@ def measure_robustness(cfg, checkpoint, cases=DEFAULT_CASES, out='work_dirs/robu
         rows += [_row(case, control, records[case][control], ra[case], records['clean'][control]) for case in cases]
     summary['cases'] = rows
     write_csv(Path(out) / 'robustness.csv', rows)
-    with atomic_path(Path(out) / 'robustness.json') as path:
-        path.write_text(json.dumps(plain_values(summary), indent=1))
+    write_record(Path(out) / 'robustness.json', plain_values(summary))
     if not test.routes:
         rows = [{name: value for name, value in row.items() if 'weight' not in name and 'AUROC' not in name
                  and name != 'control'} for row in rows]

@@ -17,7 +17,7 @@ class ControlledRouter(nn.Module):
 
     Args:
         head (CmtHead): with ``enable_aqr``; the router is replaced in it.
-        seed (int): of the shuffling.
+        seed (int): of the shuffling, see ``restart``.
 
     Raises:
         ValueError: for a head without router; in ``select``, for an unknown control.
@@ -29,8 +29,14 @@ class ControlledRouter(nn.Module):
             raise ValueError('router controls need a model with pts_bbox_head.enable_aqr=True')
         self.router = head.aqr_router
         self.control = 'learned'
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.generator = torch.Generator()
+        self.restart()
         head.aqr_router = self
+
+    def restart(self):
+        """Shuffle from now on as from the beginning, so that a series of samples does not depend on earlier ones."""
+        self.generator.manual_seed(self.seed)
 
     def select(self, control):
         """Apply one of ``CONTROLS`` from now on."""

@@ -62,13 +62,17 @@ class FrameFolderDataset(Custom3DDataset):
                  test_mode=False,
                  with_velocity=True,
                  min_lidar_points=0,
-                 load_failure_boxes=False):
+                 load_failure_boxes=False,
+                 repeat=1):
         if not osp.isdir(data_root):
             raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for the directory of frames')
         if box_type_3d != 'LiDAR':
             raise ValueError(f"box_type_3d must be 'LiDAR', got {box_type_3d!r}")
         if min_lidar_points < 0:
             raise ValueError(f'min_lidar_points must be >= 0, got {min_lidar_points}')
+        if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1 or (repeat > 1 and test_mode):
+            raise ValueError(f'repeat must be an integer >= 1, and 1 with test_mode=True, got {repeat!r}')
+        self.repeat = repeat
         self.with_velocity = with_velocity
         self.min_lidar_points = min_lidar_points
         self.load_failure_boxes = load_failure_boxes
@@ -89,7 +93,7 @@ class FrameFolderDataset(Custom3DDataset):
         """Load the info file, check that all files it names exist, and settle the classes.
 
         Returns:
-            list[dict]: One record per frame.
+            list[dict]: One record per frame and repetition, all frames once, then again.
         """
         with ann_file:
             content = mmcv.load(ann_file, file_format='pkl')
@@ -103,7 +107,7 @@ class FrameFolderDataset(Custom3DDataset):
             if self.modality['use_camera']:
                 self._image_paths(info)
         self._settle_classes((content.get('metainfo') or {}).get('categories'), content['data_list'])
-        return content['data_list']
+        return content['data_list'] * self.repeat
 
     def _check_keys(self, index, info):
         """Raise ValueError where a frame's record lacks what this dataset will read."""
@@ -158,6 +162,7 @@ class FrameFolderDataset(Custom3DDataset):
         info = self.data_infos[index]
         data_info = dict(
             sample_idx=self._sample_idx(index),
+            repetition=index // (len(self.data_infos) // self.repeat),
             pts_filename=self._lidar_path(info),
             sweeps=[],
             timestamp=info.get('timestamp', 0),

@@ -360,9 +360,18 @@ def test_training_on_batches_that_lost_a_sensor(synthetic_nuscenes, detector, ca
     """Batch normalisation over no voxel at all; every parameter still takes part, as distributed training wants it."""
     data = batch_of(training_set(synthetic_nuscenes, case), *batch)
     assert [len(cloud) for cloud in data['points']] == [0] * len(batch) or 'lidar' not in case
-    out, gradients = train_step(detector, data)
-    expected = 'lidar' in case and 'camera' in case  # log 2: nothing to prefer
-    assert (abs(out['log_vars']['loss_aqr'] - math.log(2)) < 1e-6) or not expected
+    leaning = copy.deepcopy(detector)
+    leaning.pts_bbox_head.aqr_router.mlp[-1].bias.data = torch.tensor([1.0, -1.0])  # towards LiDAR, everywhere
+    likes, dislikes = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))  # of a target of 1 or 0, and of 0 or 1
+    nearest, farthest, unsure = likes, dislikes, (likes + dislikes) / 2
+    out, gradients = train_step(leaning, data)
+    loss = out['log_vars']['loss_aqr']
+    if case == 'lidar_drop':
+        assert loss == pytest.approx(farthest, abs=1e-5)
+    elif case == 'camera_drop':  # where a camera sees the query
+        assert nearest < loss < unsure and loss < (nearest + unsure) / 2
+    else:  # nothing to prefer, where a camera sees the query
+        assert loss == pytest.approx(unsure, abs=0.1) and loss >= unsure
     assert gradients['pts_voxel_encoder.pfn_layers.0.linear.weight'].abs().max() == 0 or 'lidar' not in case
 
 

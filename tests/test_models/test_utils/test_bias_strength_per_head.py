@@ -33,6 +33,16 @@ def test_dense_form(make):
     assert strength.factors()[0, 0] < 1e-9 and 2 - strength.factors()[1, 1] < 1e-9
 
 
+def test_no_head_exceeds_the_clip():
+    strength = BiasStrengthPerHead(1, 2, bias_clip=1.0)
+    with torch.no_grad():
+        strength.logits.copy_(torch.tensor([[9.0, -1.0]]))
+    values = torch.tensor([[[1.0, -0.75]]])
+    scaled = strength(AttentionBias(values, ((3, 4), (2, 2))))[0].values
+    factor = strength.factors()[0, 1].item()
+    torch.testing.assert_close(scaled, torch.tensor([[[[1.0, -1.0]], [[factor, -0.75 * factor]]]]))
+
+
 def test_gradients():
     strength = BiasStrengthPerHead(2, 2).double()
     values = torch.randn(1, 3, 2, dtype=torch.float64, requires_grad=True)
@@ -84,6 +94,7 @@ def test_parameters_lie_with_the_router(make_head):
     baseline = set(make_head().state_dict())
     added = set(make_head(enable_aqr=True, aqr_strength_per_head=True).state_dict()) - baseline
     assert 'aqr_head_strength.logits' in added
+    assert make_head(enable_aqr=True, aqr_strength_per_head=True, aqr_bias_clip=2.5).aqr_head_strength.bias_clip == 2.5
     assert all(f'pts_bbox_head.{key}'.startswith(ROUTER_PREFIX) for key in added)
     assert not hasattr(make_head(aqr_strength_per_head=True), 'aqr_head_strength')
 

@@ -14,8 +14,10 @@ class SimulateFailure:
     reaches the model where ``Collect3D`` has 'failure' among its ``meta_keys``, and the scene's later motion is noted
     in it.
 
-    Everything drawn depends on the sample's token, the case, ``seed`` and the epoch alone: not on workers, processes or
-    other transforms. The epoch counts in training, where the tools set it at the start of each one.
+    Everything drawn depends on the sample's token, the case, ``seed``, the epoch and, where the dataset counts them
+    (``repetition``, see ``FrameFolderDataset``), how often the epoch had the sample before: not on workers, processes
+    or other transforms. The epoch counts in training, where the tools set it at the start of each one. Wrappers that
+    repeat samples (CBGSDataset, RepeatDataset) do not count: within an epoch all copies meet the same failure.
 
     Args:
         cases (str | dict[str, float]): one case for all samples, see ``parse_case``, or the probability of each,
@@ -27,6 +29,10 @@ class SimulateFailure:
     """
 
     def __init__(self, cases='clean', seed=0):
+        if not isinstance(cases, (str, dict)):
+            raise ValueError(f'cases must be a case or a dict of cases and probabilities, got {cases!r}')
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ValueError(f'seed must be an integer, got {seed!r}')
         shares = dict(cases) if isinstance(cases, dict) else {cases: 1.0}
         for case in shares:
             parse_case(case)
@@ -34,7 +40,7 @@ class SimulateFailure:
         if not len(values) or not (values >= 0).all() or abs(values.sum() - 1) > 1e-6:
             raise ValueError(f'cases must have probabilities >= 0 with a sum of 1, got {shares}')
         self.shares = shares
-        self.seed = int(seed)
+        self.seed = seed
         # Shared, so that persistent workers see the epoch that the main process sets.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -44,6 +50,8 @@ class SimulateFailure:
 
     def __call__(self, results):
         seed = self.seed, self._epoch.item()
+        if results.get('repetition'):
+            seed = *seed, results['repetition']
         cases = list(self.shares)
         draw = failure_rng(results['sample_idx'], 'case', *seed).random()
         # The last case that any probability leads to takes what rounding leaves.

@@ -79,8 +79,8 @@ class CmtHead(BaseModule):
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
                  loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
                  aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
-                 aqr_bias_clip=None, aqr_strength_per_head=False, aqr_loss_weight=0.0, aqr_router=None, position_cycles=None,
-                 position_gain=None, init_cfg=None):
+                 aqr_bias_clip=None, aqr_strength_per_head=False, aqr_loss_weight=0.0, aqr_router=None,
+                 position_cycles=None, position_gain=None, init_cfg=None):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
@@ -155,7 +155,8 @@ class CmtHead(BaseModule):
             if aqr_strength_per_head:
                 layers = self.transformer.decoder.layers
                 slot = self.transformer.decoder.attention_slot('cross_attn')
-                self.aqr_head_strength = BiasStrengthPerHead(len(layers), layers[0].attentions[slot].num_heads)
+                self.aqr_head_strength = BiasStrengthPerHead(len(layers), layers[0].attentions[slot].num_heads,
+                                                             aqr_bias_clip)
 
     def _bev_cell_size(self, downsample_scale):
         """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""

@@ -10,13 +10,15 @@ class BiasStrengthPerHead(nn.Module):
 
     Args:
         num_layers, num_heads (int): of the decoder's cross-attention.
+        bias_clip (float | None): largest size of a bias, also after the factor.
 
     Attributes:
         logits (nn.Parameter): (layers, heads); the factor is twice their sigmoid.
     """
 
-    def __init__(self, num_layers, num_heads):
+    def __init__(self, num_layers, num_heads, bias_clip=None):
         super().__init__()
+        self.bias_clip = bias_clip
         self.logits = nn.Parameter(torch.zeros(num_layers, num_heads))
 
     def factors(self):
@@ -26,5 +28,7 @@ class BiasStrengthPerHead(nn.Module):
     def forward(self, bias):
         """AttentionBias (B, Q, F) -> list with an AttentionBias (B, heads, Q, F) for each layer."""
         values = bias.per_head()  # (B, 1, Q, S)
-        return [dataclasses.replace(bias, values=values * factors.to(values).view(1, -1, 1, 1))  # (B, heads, Q, S)
-                for factors in self.factors()]
+        scaled = [values * factors.to(values).view(1, -1, 1, 1) for factors in self.factors()]  # (B, heads, Q, S)
+        if self.bias_clip is not None:
+            scaled = [values.clamp(-self.bias_clip, self.bias_clip) for values in scaled]
+        return [dataclasses.replace(bias, values=values) for values in scaled]

@@ -33,7 +33,7 @@ class RoutingRecord:
         is_learned: (Q,) bool, False for denoising queries.
         is_used: (B, Q) bool, False for padding among the denoising queries.
         reference_points: (B, Q, 3), fractions of the detection range, detached.
-        bias: handed to the cross-attention, of shape (B, Q, F).
+        bias: added in the cross-attention, of shape (B, Q, F); where heads have strengths of their own, before these.
     """
 
     lidar_weights: torch.Tensor

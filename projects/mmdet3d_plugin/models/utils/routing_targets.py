@@ -28,8 +28,9 @@ class RoutingTargets(NamedTuple):
 def routing_targets(record, img_metas, pc_range, bev_cell_size):
     """Compare queries with the failure records of their samples.
 
-    A query has lost LiDAR where its BEV cell, that is a place up to half a cell from its reference point, lost its
-    points; it has lost the cameras where at least one view sees it and every view that does is lost.
+    A query has lost LiDAR where its BEV cell, that is a place up to half a cell from its reference point, lost the
+    points of an object, or where its reference point lies outside a limited field of view; it has lost the cameras
+    where at least one view sees it and every view that does is lost.
 
     Args:
         record (RoutingRecord): of the batch.
