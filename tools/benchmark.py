@@ -23,7 +23,7 @@ import mmcv  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from mmcv.runner import LogBuffer  # noqa: E402
+from mmcv.runner import LogBuffer, TextLoggerHook  # noqa: E402
 from mmdet3d.core.bbox import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.models import build_head, build_model  # noqa: E402
 from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
@@ -178,7 +178,8 @@ def monitor_candidates(args):
     for name, interval in dict(idle=10**9, looking=1).items():
         hook = AQRMonitorHook(interval=interval)
         runners[name] = hook, SimpleNamespace(
-            model=model, optimizer=optimizers[name], rank=0, iter=0, hooks=[], log_buffer=LogBuffer(),
+            model=model, optimizer=optimizers[name], rank=0, iter=0, inner_iter=0, log_buffer=LogBuffer(),
+            hooks=[TextLoggerHook(interval=1)],
             logger=logging.getLogger('benchmark'))
         hook.before_run(runners[name][1])
 
@@ -196,6 +197,7 @@ def monitor_candidates(args):
         optimizers[name()].step()
         if hook:
             hook.after_train_iter(runner)
+            runner.iter += 1
 
     return {name: lambda name=name: name for name in optimizers}, {'training step': step}
 

@@ -3,8 +3,9 @@ import math
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from mmcv.parallel import DataContainer, is_module_wrapper
-from mmcv.runner import HOOKS, Hook, TensorboardLoggerHook
+from mmcv.runner import HOOKS, GradientCumulativeOptimizerHook, Hook, LoggerHook, TensorboardLoggerHook
 
 from ..models.utils.attention.statistics import MODALITIES, AttentionRecorder
 
@@ -19,8 +20,8 @@ _BINS = 10  # of the histograms in the text log
 class AQRMonitorHook(Hook):
     """Log numbers of the router, the cross-attention and the gradients; warn; stop or skip where a loss is not finite.
 
-    Every ``interval`` iterations the loggers get, beside the losses, of the batch at hand (in distributed training that
-    of the first process)
+    At the first iteration that is logged after ``interval`` others, the loggers get beside the losses, of the batch at
+    hand (in distributed training that of the first process)
 
     - ``aqr/lidar_weight_mean``, ``_std``, the same of ``camera``: over the learned queries, whose histograms go to
       TensorBoard and, as percentages by tenths, to the text log;
@@ -29,7 +30,8 @@ class AQRMonitorHook(Hook):
     - ``aqr/head_strength_min``, ``_max`` with ``aqr_strength_per_head``;
     - ``attention/entropy_0`` in nats and ``attention/lidar_0``, the LiDAR tokens' share (the cameras have the rest), of
       layer 0 and so on, means over ``num_queries`` learned queries, drawn anew each time;
-    - ``grad_norm/router``, ``/head``, ``/lidar``, ``/camera``: 2-norms before clipping, of parts that get gradients.
+    - ``grad_norm/router``, ``/head``, ``/lidar``, ``/camera``: 2-norms before clipping, of parts that get gradients;
+      where these accumulate, of the last step looked at.
 
     It watches the optimizer's step, so it needs no place of its own among the hooks. A model without router has no
     ``aqr/`` numbers.
@@ -37,8 +39,8 @@ class AQRMonitorHook(Hook):
     Args:
         interval (int): iterations, >= 1.
         num_queries (int): at most so many queries are sampled for the attention, >= 1.
-        nonfinite_loss (str): 'stop' raises; 'skip' leaves weights and optimizer as they are, warns, and goes on. Mixed
-            precision, where overflows are normal, needs 'skip'.
+        nonfinite_loss (str): 'stop' raises; 'skip' names the samples and goes on without the step that would use the
+            loss: weights and optimizer stay as they are. Mixed precision, where overflows are normal, needs 'skip'.
         max_skips (int): 'skip' stops after more than so many skips in a row.
         saturated_share (float): warn where a larger share of queries has a weight below 0.02 or above 0.98.
         min_entropy (float): warn where the mean entropy of a layer's attention, in nats, is less.
@@ -67,7 +69,10 @@ class AQRMonitorHook(Hook):
         self.max_skips = max_skips
         self.saturated_share = saturated_share
         self.min_entropy = min_entropy
+        self._last_look = 0
         self._recorder = self._head_handle = self._routing = self._factors = None
+        self._wants_norms, self._norms = False, {}
+        self._accumulates = False
         self._reported = None  # the last iteration whose loss was not finite
         self._spoiled = False  # gradients may still hold that loss: they accumulate, or a loss scaler refused the step
         self._skips = 0
@@ -77,13 +82,17 @@ class AQRMonitorHook(Hook):
         if not hasattr(getattr(_model(runner), 'pts_bbox_head', None), 'transformer'):
             raise ValueError("AQRMonitorHook needs a CMT model, whose pts_bbox_head has a transformer; remove it from "
                              'custom_hooks')
+        self._last_look = runner.iter  # of a resumed run
+        self._accumulates = any(isinstance(hook, GradientCumulativeOptimizerHook) for hook in runner.hooks)
         optimizers = runner.optimizer.values() if isinstance(runner.optimizer, dict) else [runner.optimizer]
         for optimizer in optimizers:
             optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._before_step(runner, optimizer))
 
     def before_train_iter(self, runner):
-        if not self._is_due(runner):
+        if runner.rank != 0 or runner.iter + 1 - self._last_look < self.interval or not _is_logged(runner):
             return
+        self._last_look = runner.iter + 1
+        self._wants_norms = True
         head = _model(runner).pts_bbox_head
         self._recorder = AttentionRecorder(head, num_queries=min(self.num_queries, head.num_query), seed=runner.iter)
         self._recorder.__enter__()
@@ -97,12 +106,15 @@ class AQRMonitorHook(Hook):
     def _before_step(self, runner, optimizer):
         """Clipped gradients are there, weights are still those of the forward pass."""
         self._check_loss(runner)
-        if self._reported == runner.iter or (self._spoiled and not _gradients_are_finite(runner)):
-            optimizer.zero_grad(set_to_none=True)  # then the step moves nothing, momentum and decay included
-            return
+        is_spoiled = self._reported == runner.iter or (
+            self._spoiled and (self._accumulates or not _gradients_are_finite(runner)))
         self._spoiled = False
-        if self._is_due(runner):
-            runner.log_buffer.output.update(_gradient_norms(runner))
+        if is_spoiled:
+            optimizer.zero_grad(set_to_none=True)  # then the step moves nothing, momentum and decay included
+        elif self._wants_norms:
+            self._norms, self._wants_norms = _gradient_norms(runner), False
+            if self._recorder is None and self._last_look == runner.iter + 1:  # the rest is written already
+                self._write_norms(runner)
 
     def after_train_iter(self, runner):
         self._check_loss(runner)  # where no step was made
@@ -123,6 +135,7 @@ class AQRMonitorHook(Hook):
         self._head_handle.remove()
         layers, routing, factors = self._recorder.statistics, self._routing, self._factors
         self._recorder = self._head_handle = self._routing = self._factors = None
+        self._write_norms(runner)
         numbers = {}
         for index, layer in enumerate(layers):
             numbers[f'attention/entropy_{index}'] = layer.entropy.mean().item()
@@ -137,6 +150,10 @@ class AQRMonitorHook(Hook):
             numbers.update({'aqr/head_strength_min': factors.min().item(),
                             'aqr/head_strength_max': factors.max().item()})
         runner.log_buffer.output.update(numbers)
+
+    def _write_norms(self, runner):
+        runner.log_buffer.output.update(self._norms)
+        self._norms = {}
 
     def _log_histograms(self, runner, routing):
         learned = routing.is_learned
@@ -164,23 +181,23 @@ class AQRMonitorHook(Hook):
     def _report(self, runner):
         """A loss is not finite: say where, and stop if that was asked for or goes on."""
         losses = [name for name, value in runner.outputs['log_vars'].items() if not math.isfinite(value)]
-        own = not torch.isfinite(runner.outputs['loss']).all()
-        where = f'samples {_sample_names(runner)}' if own else 'samples of another process'
-        message = f'iteration {runner.iter + 1}: not finite: {", ".join(losses)}; {where}'
+        samples = [] if torch.isfinite(runner.outputs['loss']).all() else _sample_names(runner)
+        broken = [name for name, buffer in _model(runner).named_buffers()
+                  if buffer.is_floating_point() and not torch.isfinite(buffer).all()]
+        found = [(samples, broken)] * runner.world_size
+        if runner.world_size > 1:
+            dist.all_gather_object(found, (samples, broken))
+        samples, broken = ([name for own in part for name in own] for part in zip(*found))
+        message = f'iteration {runner.iter + 1}: not finite: {", ".join(losses)}; samples {", ".join(samples)}'
         if self.nonfinite_loss == 'stop':
             raise FloatingPointError(f"{message} (nonfinite_loss='skip' of AQRMonitorHook goes on without them)")
         self._skips += 1
-        runner.logger.error('%s; skipped, %d in a row', message, self._skips)
+        runner.logger.error('%s; the step is skipped, %d in a row', message, self._skips)
         if self._skips > self.max_skips:
             raise FloatingPointError(f'{message}; that were more than max_skips={self.max_skips} in a row')
-        broken = [name for name, buffer in _model(runner).named_buffers()
-                  if buffer.is_floating_point() and not torch.isfinite(buffer).all()]
         if broken:
             raise FloatingPointError(f'{message}; statistics of the model are not finite any more, so that no later '
-                                     f'step could be right: {", ".join(broken)}')
-
-    def _is_due(self, runner):
-        return runner.rank == 0 and self.every_n_iters(runner, self.interval)
+                                     f'step could be right: {", ".join(dict.fromkeys(broken))}')
 
 
 def routing_numbers(routing, generator):
@@ -209,21 +226,39 @@ def routing_numbers(routing, generator):
     return numbers
 
 
+def _is_logged(runner):
+    """Whether a logger writes at this iteration, by mmcv's rule.
+
+    What is left for a later iteration would be taken for a number of that one, or of a validation in between.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, LoggerHook):
+            due = hook.every_n_inner_iters if hook.by_epoch else hook.every_n_iters
+            if due(runner, hook.interval) or (hook.end_of_epoch(runner) and not hook.ignore_last):
+                return True
+    return False
+
+
 def _model(runner):
     return runner.model.module if is_module_wrapper(runner.model) else runner.model
 
 
 def _gradient_norms(runner):
     """2-norm of the gradients by part, as they were before clipping, which left all of them in proportion."""
-    squares = dict.fromkeys(_PARTS, 0.0)
+    gradients = {}
     for name, parameter in _model(runner).named_parameters():
         if parameter.grad is not None:
-            part = next((part for part, prefix in _PARTS.items() if name.startswith(prefix)), None)
-            squares[part] = squares.get(part, 0.0) + parameter.grad.detach().float().square().sum()
-    total = math.sqrt(sum(float(square) for square in squares.values()))
+            part = next((part for part, prefix in _PARTS.items() if name.startswith(prefix)), 'other')
+            gradients.setdefault(part, []).append(parameter.grad.detach().float())
+    factor = 1.0
     history = runner.log_buffer.val_history.get('grad_norm')  # of all parts, noted where gradients are clipped
-    factor = history[-1] / total if history and total > 0 else 1.0
-    return {f'grad_norm/{part}': math.sqrt(float(square)) * factor for part, square in squares.items() if square}
+    clips = [hook.grad_clip for hook in runner.hooks if getattr(hook, 'grad_clip', None)]
+    if history and clips:
+        kind = float(clips[0].get('norm_type', 2))
+        clipped = torch.stack([gradient.norm(kind) for part in gradients.values() for gradient in part]).norm(kind)
+        factor = history[-1] / clipped.item() if clipped > 0 else 1.0
+    norms = {part: torch.stack([gradient.norm() for gradient in own]).norm() for part, own in gradients.items()}
+    return {f'grad_norm/{part}': norms[part].item() * factor for part in (*_PARTS, 'other') if part in norms}
 
 
 def _gradients_are_finite(runner):
@@ -232,9 +267,9 @@ def _gradients_are_finite(runner):
 
 
 def _sample_names(runner):
-    """Tokens of the batch's samples."""
+    """list[str]: tokens of the batch's samples."""
     metas = runner.data_batch['img_metas']
     metas = metas.data if isinstance(metas, DataContainer) else metas
     while metas and isinstance(metas[0], (list, tuple)):
         metas = [meta for group in metas for meta in group]
-    return ', '.join(str(meta.get('sample_idx', meta.get('token', meta))) for meta in metas)
+    return [str(meta.get('sample_idx', meta)) for meta in metas]

@@ -222,18 +222,26 @@ def test_strength_zero_is_off_but_keeps_the_router_in_the_graph(make_head, make_
     assert all(p.grad is not None and (p.grad == 0).all() for p in head.aqr_router.parameters())
 
 
-@pytest.mark.parametrize('survives', [True, False])
-def test_overflow_in_mixed_precision(make_head, make_batch, train_losses, survives):
-    """Features that overflowed to inf: the loss scaler skips such a step, so the forward pass must get through it."""
-    head = make_head(enable_aqr=True).train()
-    head.survives_overflow = survives
+@pytest.mark.parametrize('options', [dict(enable_aqr=True), dict(enable_aqr=True, **LOCAL), {}])
+@pytest.mark.parametrize('value', [float('inf'), float('nan')])
+@pytest.mark.parametrize('place', ['x', 'x_img', 'weight'])
+def test_what_is_not_finite_ends_in_a_loss_of_nan(make_head, make_batch, train_losses, options, value, place):
+    """The pass gets through, and all parameters get a gradient, which is how all processes come to refuse the step."""
+    head = make_head(**options).train()
     x, x_img, metas = make_batch()
-    x_img[0, 0, 0, 0] = float('inf')
-    if survives:
-        assert all(torch.isfinite(loss) for loss in train_losses(head, (x, x_img, metas)).values())
-    else:
-        with pytest.raises(ValueError, match='not finite'):
-            train_losses(head, (x, x_img, metas))
+    {'x': x, 'x_img': x_img, 'weight': head.task_heads[0].center[0].weight.data}[place].view(-1)[0] = value
+    losses = train_losses(head, (x, x_img, metas))
+    assert all(torch.isnan(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_a_finite_pass_is_left_alone(make_head, make_batch, train_losses):
+    head = make_head(enable_aqr=True).train()
+    assert all(torch.isfinite(loss) for loss in train_losses(head, make_batch()).values())
+    x, x_img, metas = make_batch()
+    assert head([x], [x_img], metas)[0][0]['is_finite'] is True
+    assert 'is_finite' not in outputs(head, (x, x_img, metas))
 
 
 def test_a_head_built_for_inference_has_no_losses(make_head, make_batch, train_losses):

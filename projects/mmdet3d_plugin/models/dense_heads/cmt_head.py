@@ -108,7 +108,6 @@ class CmtHead(BaseModule):
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
         self.fp16_enabled = False
-        self.survives_overflow = False  # set by the detector in mixed-precision training
         self.bbox_coder = build_bbox_coder(bbox_coder)
         self.pc_range = list(self.bbox_coder.pc_range)
         self.bev_cell_size = self._bev_cell_size(downsample_scale)
@@ -200,7 +199,8 @@ class CmtHead(BaseModule):
         Returns:
             tuple[list[dict]]: per task a list with one dict: branches (L, B, Q, channels), denoising ones after
             ``dn_``, ``dn_batch`` and, with AQR, ``routing`` (RoutingRecord). ``center`` is metric; see box_encoding for
-            the others.
+            the others. In training there is ``is_finite``: where features or activations were not (an overflow of mixed
+            precision, say), 0 stands for what is not finite in the branches, and :meth:`loss` gives NaN.
         """
         x = pts_feats[0] if pts_feats else None
         x_img = img_feats[0] if img_feats else None
@@ -224,18 +224,11 @@ class CmtHead(BaseModule):
                                       attn_masks=None if denoising is None else denoising.attn_mask,
                                       aqr_attention_bias=self._bias_of_layers(bias))
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
-        if self._may_overflow(decoded):
-            decoded = torch.nan_to_num(decoded)
         return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)]
                      for head in self.task_heads)
 
     def _bias_of_layers(self, bias):
         return bias if bias is None or self.aqr_head_strength is None else self.aqr_head_strength(bias)
-
-    def _may_overflow(self, x):
-        """Mixed precision may overflow; the loss scaler then skips the step, which the forward pass must live to see.
-        """
-        return self.training and (self.survives_overflow or torch.is_autocast_enabled(x.device.type))
 
     def _make_denoising(self, img_metas):
         if self.denoising.num_groups == 0:
@@ -310,7 +303,7 @@ class CmtHead(BaseModule):
         is_used = torch.ones(batch, num_query, dtype=torch.bool, device=reference_points.device)
         if denoising is not None:
             is_used[:, :pad_size] = denoising.occupied
-        if self._may_overflow(lidar_weights):
+        if self.training:
             lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
         if not self.aqr_bias_denoising:
             neutral = torch.full_like(lidar_weights, 0.5)
@@ -326,6 +319,11 @@ class CmtHead(BaseModule):
     def _predict_task(self, head, decoded, reference_points, denoising, routing):
         """Branches of one task from decoded queries (L, B, P + Q, C)."""
         out = head(decoded)
+        is_finite = True
+        if self.training:
+            is_finite = bool(torch.stack([torch.isfinite(value).all() for value in out.values()]).all())
+        if not is_finite:  # the pass goes on, so that all processes come to the same loss
+            out = {name: torch.where(torch.isfinite(value), value, 0) for name, value in out.items()}
         reference = inverse_sigmoid(reference_points)
         offset = torch.cat([out['center'], out['height']], dim=-1)
         position = from_unit_range((offset + reference).sigmoid(), self.pc_range)  # (L, B, P + Q, 3)
@@ -337,6 +335,8 @@ class CmtHead(BaseModule):
             out.update(noised, dn_batch=denoising)
         if routing is not None:
             out['routing'] = routing
+        if self.training:
+            out['is_finite'] = is_finite
         return out
 
     @force_fp32(apply_to=('preds_dicts', ))
@@ -351,7 +351,8 @@ class CmtHead(BaseModule):
 
         Returns:
             dict[str, Tensor]: see :class:`SetCriterion`; and ``loss_aqr`` where queries were routed and
-            ``aqr_loss_weight`` is not 0.
+            ``aqr_loss_weight`` is not 0. All are NaN if the forward pass was not finite: then loss scalers and
+            AQRMonitorHook refuse the step, in all processes alike.
         """
         if not self.train_cfg:
             raise ValueError('train_cfg is None: this head was built for inference and has no losses')
@@ -364,6 +365,8 @@ class CmtHead(BaseModule):
         routing = tasks[0].get('routing')
         if routing is not None and self.aqr_loss_weight:
             losses['loss_aqr'] = self.aqr_loss_weight * self._routing_loss(routing, img_metas)
+        if not all(task.get('is_finite', True) for task in tasks):
+            losses = {name: loss * math.nan for name, loss in losses.items()}
         return losses
 
     def _routing_loss(self, routing, img_metas):

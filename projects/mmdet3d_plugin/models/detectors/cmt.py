@@ -178,7 +178,6 @@ class CmtDetector(MVXTwoStageDetector):
     @force_fp32(apply_to=('pts_feats', 'img_feats'))
     def forward_pts_train(self, pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas):
         """Losses of the head on extracted features."""
-        self.pts_bbox_head.survives_overflow = self.fp16_enabled
         outs = self.pts_bbox_head(pts_feats, img_feats, img_metas)
         return self.pts_bbox_head.loss(gt_bboxes_3d, gt_labels_3d, outs, img_metas)
 
