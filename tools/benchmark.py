@@ -2,9 +2,9 @@
 """What the attention bias costs, as ratios measured side by side in one run: tools/benchmark.py SUBJECT [options]
 
 Subjects: attention (one cross-attention), head (CmtHead without and with AQR), train-step (800x320 ResNet-50 config),
-monitor (AQRMonitorHook in it), router, growth (attention against queries, tokens and batch). Candidates take turns within one process, so that the
-machine's other load meets them alike; the first one is the base of the ratios. Peak memory is measured for each in a
-process of its own.
+monitor (AQRMonitorHook in it), router, growth (attention against queries, tokens and batch). Candidates take turns
+within one process, so that the machine's other load meets them alike; the first one is the base of the ratios. Peak
+memory is measured for each in a process of its own.
 """
 import argparse
 import copy

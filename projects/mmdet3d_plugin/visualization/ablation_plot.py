@@ -4,6 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..apis.atomic_file import atomic_path
+from .figure_legend import add_legend
 from .line_styles import LINE_STYLES
 
 
@@ -16,7 +17,7 @@ def draw_ablation(path, differences, seen):
         seen (set[str]): cases that training drew; the others are marked as zero-shot.
     """
     cases = list(next(iter(differences.values())))
-    figure = Figure(figsize=(1.3 * len(cases) + 1.5, 4.4), layout='constrained')
+    figure = Figure(figsize=(1.3 * len(cases) + 1.5, 4.8), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     spread = np.linspace(-0.27, 0.27, len(differences)) if len(differences) > 1 else [0.0]
@@ -28,7 +29,6 @@ def draw_ablation(path, differences, seen):
     axes.set(ylabel='difference in mAP to\nCMT + failure training', xticks=np.arange(len(cases)),
              xticklabels=[case.replace(':', '\n', 1) + ('' if case in seen else '\n(zero-shot)') for case in cases])
     axes.grid(axis='y', alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc='outside upper center', ncols=len(differences),
-                  title='95 % intervals, paired bootstrap over scenes')
+    add_legend(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -160,6 +160,8 @@ def draw_queries(axes, places, preference, numbers, ringed=()):
                  edgecolors=_EDGE, linewidths=0.5, label=_QUERY_LABEL)
     ring = [place for place, number in zip(places, numbers) if number in ringed]
     if ring:
+        # The white ring around the black one shows on dark and on lost images.
+        axes.scatter(*np.transpose(ring), s=110, zorder=3.1, facecolors='none', edgecolors='white', linewidths=3.6)
         axes.scatter(*np.transpose(ring), s=110, zorder=3.1, facecolors='none', edgecolors='black', linewidths=1.6,
                      label='ringed queries')
     for place, number in zip(places, numbers):

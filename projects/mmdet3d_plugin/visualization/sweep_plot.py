@@ -3,6 +3,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..apis.atomic_file import atomic_path
+from .figure_legend import add_legend
 from .line_styles import LINE_STYLES
 
 _LEAST_SPAN = 0.02  # of scores on an axis: less is noise
@@ -26,6 +27,6 @@ def draw_sweep(path, scores):
         spare = max(0, _LEAST_SPAN - (high - low)) / 2
         axes.set(xlabel='bias strength', ylabel=score, xticks=strengths, ylim=(low - spare, high + spare))
         axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc='outside upper center', ncols=len(lines), title='mode')
+    add_legend(figure, *axes.get_legend_handles_labels(), title='mode')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -5,9 +5,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..apis.atomic_file import atomic_path
+from .figure_legend import add_legend
 from .line_styles import LINE_STYLES
 
 _COLUMNS = 3
+_MARKERS = 15  # of a line
 
 
 def draw_training_curves(path, panels):
@@ -32,9 +34,10 @@ def draw_training_curves(path, panels):
         for run, points in lines.items():
             if points:
                 color, marker = styles[run]
-                handles[run], = axes.plot(*zip(*points), color=color, marker=marker, markersize=3, linewidth=1.2)
+                handles[run], = axes.plot(*zip(*points), color=color, marker=marker, markersize=4, linewidth=1.2,
+                                           markevery=max(1, len(points) // _MARKERS))
         axes.set(xlabel='iteration', ylabel=label)
         axes.grid(alpha=0.3)
-    figure.legend(handles.values(), handles, loc='outside upper center', ncols=min(4, len(handles)))
+    add_legend(figure, list(handles.values()), handles)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
