@@ -19,3 +19,12 @@ def test_the_legend_lies_within_the_figure(width, labels):
     assert box.y0 >= axes.get_window_extent().y1 and figure.legends == [legend]
     rows = {round(text.get_window_extent().y0) for text in legend.get_texts()}
     assert (len(rows) == 1) == (width == 20 or len(labels) == 1)
+
+
+def test_a_label_wider_than_the_figure_is_shown_nevertheless():
+    figure = Figure(figsize=(1, 2), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    labels = ['x' * 60, 'y' * 60]
+    legend = add_legend(figure, [axes.plot([0, 1])[0] for _ in labels], labels)
+    assert figure.legends == [legend] and len({round(text.get_window_extent().y0) for text in legend.get_texts()}) == 2
