@@ -1,11 +1,13 @@
 """Does routing earn its keep? Arms trained alike from the same baselines, compared where sensors fail."""
 import math
+import sys
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mmcv
 import numpy as np
 from mmdet.utils import find_latest_checkpoint
 
@@ -201,9 +203,11 @@ class _Summary:
         self.results, self.arms, self.cases, self.seen = results, arms, cases, seen
         self.matches = {(seed, arm, case): DetectionMatches.load(self._record(seed, arm, case)['matches'])
                         for seed in results for arm in arms for case in cases}
-        self.intervals = {arm: {case: paired_bootstrap(
-            [(self.matches[seed, arm, case], self.matches[seed, _FAIR, case]) for seed in results], scenes)._asdict()
-            for case in cases} for arm in arms if arm != _FAIR}
+        self.intervals = {arm: {} for arm in arms if arm != _FAIR}
+        pairs = [(arm, case) for arm in self.intervals for case in cases]
+        for arm, case in mmcv.track_iter_progress(pairs, file=sys.stderr):
+            models = [(self.matches[seed, arm, case], self.matches[seed, _FAIR, case]) for seed in results]
+            self.intervals[arm][case] = paired_bootstrap(models, scenes)._asdict()
 
     def _record(self, seed, arm, case, control='learned'):
         return self.results[seed][arm]['tests'][case][control]
