@@ -69,7 +69,7 @@ def test_pictures_and_report(report, routed, synthetic_nuscenes):
     assert len({alt for alt, _ in page.images}) == len(page.images)
     tokens = [info['token'] for info in infos(synthetic_nuscenes)]
     for text in ('cmt_aqr_synthetic.py', str(routed), f'2: token {tokens[2]}', f'clean; {COMPOSITE}',
-                 'bias_strength=5.0', 'tools/visualize_bias.py', f'--sample 2 --case {COMPOSITE}',
+                 'bias_strength=1.0', 'tools/visualize_bias.py', f'--sample 2 --case {COMPOSITE}',
                  'CAM_FRONT, CAM_FRONT_RIGHT, CAM_FRONT_LEFT', 'LiDAR lost', 'cameras lost',
                  'green dots trust LiDAR more, purple ones the cameras'):
         assert text in ' '.join(page.text.split()), text

@@ -43,6 +43,8 @@ class FrameFolderDataset(Custom3DDataset):
             (NaN) becomes 0.
         min_lidar_points (int): Leave out boxes with fewer LiDAR points than this.
         load_failure_boxes (bool): See :class:`CustomNuScenesDataset`.
+        repeat (int): In training, how often an epoch has all frames; samples then say which time it is (``repetition``,
+            from 0), so that ``SimulateFailure`` draws anew each time.
 
     Raises:
         FileNotFoundError: if the directory, the info file, or a file that it names does not exist.
@@ -162,12 +164,13 @@ class FrameFolderDataset(Custom3DDataset):
         info = self.data_infos[index]
         data_info = dict(
             sample_idx=self._sample_idx(index),
-            repetition=index // (len(self.data_infos) // self.repeat),
             pts_filename=self._lidar_path(info),
             sweeps=[],
             timestamp=info.get('timestamp', 0),
             img_sweeps=None,
             radar_info=None)
+        if self.repeat > 1:
+            data_info['repetition'] = index // (len(self.data_infos) // self.repeat)
         if self.modality['use_camera']:
             cameras = list(info['images'].values())
             data_info.update(
