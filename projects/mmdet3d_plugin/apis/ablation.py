@@ -53,6 +53,8 @@ ARMS = {
                             {'model.pts_bbox_head.aqr_loss_weight': 0.0}),
     'aqr_gentle': Arm('+ AQR, global, strength 1', 'cmt_aqr_synthetic_failures.py',
                       {'model.pts_bbox_head.aqr_bias_strength': 1.0}),
+    'aqr_per_view': Arm('+ AQR, global, views that see the query', 'cmt_aqr_synthetic_failures.py',
+                        {'model.pts_bbox_head.aqr_per_view': True}),
     'aqr_per_head': Arm('+ AQR, global, strength learned per head', 'cmt_aqr_per_head_synthetic_failures.py'),
     'modulation': Arm('+ AQR as feature modulation', 'cmt_aqr_feature_modulation_synthetic.py'),
 }
