@@ -4,10 +4,11 @@ import math
 import numpy as np
 import torch
 import torch.distributed as dist
-from mmcv.parallel import DataContainer, is_module_wrapper
+from mmcv.parallel import DataContainer
 from mmcv.runner import HOOKS, GradientCumulativeOptimizerHook, Hook, LoggerHook, TensorboardLoggerHook
 
 from ..models.utils.attention.statistics import MODALITIES, AttentionRecorder
+from .bare_model import bare_model
 
 # Part of the model -> how the names of its parameters begin; the first that fits counts.
 _PARTS = dict(router='pts_bbox_head.aqr_', head='pts_bbox_head.', lidar='pts_', camera='img_',
@@ -79,7 +80,7 @@ class AQRMonitorHook(Hook):
         self._warned = set()
 
     def before_run(self, runner):
-        if not hasattr(getattr(_model(runner), 'pts_bbox_head', None), 'transformer'):
+        if not hasattr(getattr(bare_model(runner), 'pts_bbox_head', None), 'transformer'):
             raise ValueError("AQRMonitorHook needs a CMT model, whose pts_bbox_head has a transformer; remove it from "
                              'custom_hooks')
         self._last_look = runner.iter  # of a resumed run
@@ -93,7 +94,7 @@ class AQRMonitorHook(Hook):
             return
         self._last_look = runner.iter + 1
         self._wants_norms = True
-        head = _model(runner).pts_bbox_head
+        head = bare_model(runner).pts_bbox_head
         self._recorder = AttentionRecorder(head, num_queries=min(self.num_queries, head.num_query), seed=runner.iter)
         self._recorder.__enter__()
         self._head_handle = head.register_forward_hook(self._keep_routing)
@@ -144,7 +145,7 @@ class AQRMonitorHook(Hook):
                        f'attention of decoder layer {index} collapses: mean entropy '
                        f'{numbers[f"attention/entropy_{index}"]:.2f} nats')
         if routing is not None:
-            numbers.update(routing_numbers(routing, _model(runner).pts_bbox_head.aqr_bias))
+            numbers.update(routing_numbers(routing, bare_model(runner).pts_bbox_head.aqr_bias))
             self._log_histograms(runner, routing)
         if factors is not None:
             numbers.update({'aqr/head_strength_min': factors.min().item(),
@@ -182,7 +183,7 @@ class AQRMonitorHook(Hook):
         """A loss is not finite: say where, and stop if that was asked for or goes on."""
         losses = [name for name, value in runner.outputs['log_vars'].items() if not math.isfinite(value)]
         samples = [] if torch.isfinite(runner.outputs['loss']).all() else _sample_names(runner)
-        broken = [name for name, buffer in _model(runner).named_buffers()
+        broken = [name for name, buffer in bare_model(runner).named_buffers()
                   if buffer.is_floating_point() and not torch.isfinite(buffer).all()]
         found = [(samples, broken)] * runner.world_size
         if runner.world_size > 1:
@@ -239,14 +240,10 @@ def _is_logged(runner):
     return False
 
 
-def _model(runner):
-    return runner.model.module if is_module_wrapper(runner.model) else runner.model
-
-
 def _gradient_norms(runner):
     """2-norm of the gradients by part, as they were before clipping, which left all of them in proportion."""
     gradients = {}
-    for name, parameter in _model(runner).named_parameters():
+    for name, parameter in bare_model(runner).named_parameters():
         if parameter.grad is not None:
             part = next((part for part, prefix in _PARTS.items() if name.startswith(prefix)), 'other')
             gradients.setdefault(part, []).append(parameter.grad.detach().float())
@@ -262,7 +259,7 @@ def _gradient_norms(runner):
 
 
 def _gradients_are_finite(runner):
-    return all(torch.isfinite(parameter.grad).all() for parameter in _model(runner).parameters()
+    return all(torch.isfinite(parameter.grad).all() for parameter in bare_model(runner).parameters()
                if parameter.grad is not None)
 
 

@@ -1,6 +1,7 @@
 """The attention bias sets in slowly."""
-from mmcv.parallel import is_module_wrapper
 from mmcv.runner import HOOKS, Hook
+
+from .bare_model import bare_model
 
 
 @HOOKS.register_module()
@@ -31,5 +32,4 @@ class BiasStrengthWarmupHook(Hook):
 
     @staticmethod
     def _head(runner):
-        model = runner.model.module if is_module_wrapper(runner.model) else runner.model
-        return getattr(model, 'pts_bbox_head', None)
+        return getattr(bare_model(runner), 'pts_bbox_head', None)

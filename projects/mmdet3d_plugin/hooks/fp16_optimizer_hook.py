@@ -1,6 +1,7 @@
 """Mixed-precision training with parts of the model kept in full precision."""
-from mmcv.parallel import is_module_wrapper
 from mmcv.runner.hooks import HOOKS, Fp16OptimizerHook, OptimizerHook
+
+from .bare_model import bare_model
 
 
 @HOOKS.register_module()
@@ -31,9 +32,7 @@ class CustomFp16OptimizerHook(Fp16OptimizerHook):
 
     def before_run(self, runner):
         """Switch modules to fp16 and restore the loss scaler, or fall back to fp32 on the CPU."""
-        model = runner.model
-        while is_module_wrapper(model):
-            model = model.module
+        model = bare_model(runner)
         overrides = [(_submodule(model, name), flag) for name, flag in self.custom_fp16.items()]
         if all(parameter.device.type == 'cpu' for parameter in model.parameters()):
             runner.logger.warning(f'{type(self).__name__}: the model is on the CPU, where fp16 training is not '

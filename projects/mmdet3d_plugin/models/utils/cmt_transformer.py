@@ -72,8 +72,8 @@ class CmtTransformer(BaseModule):
             rv_pos_embed (Tensor | None): (B * V, h, w, C).
             attn_masks (Tensor | list | None): a tensor is the denoising mask (Q, Q) of self-attention; a list holds one
                 mask or None per attention, in the order of the layer's operations.
-            aqr_attention_bias (AttentionBias | Tensor | Sequence | None): (B, Q, F), added to the cross-attention scores
-                of every layer; or a list with one AttentionBias for each, (B, Q, F) or (B, heads, Q, F).
+            aqr_attention_bias (AttentionBias | Tensor | Sequence | None): (B, Q, F), added to the cross-attention
+                scores of every layer; or a list with one AttentionBias for each, (B, Q, F) or (B, heads, Q, F).
             reg_branch: must be None; CMT does not refine boxes between layers.
 
         Returns:
@@ -95,21 +95,21 @@ class CmtTransformer(BaseModule):
             views = rv_pos_embed.unflatten(0, (batch, -1)).permute(1, 2, 3, 0, 4)  # (V, h, w, B, C)
             positions.append(views.flatten(0, 2))
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
-        masks = [self._slot_masks(attn_masks, bias, (batch, query_embed.shape[1], layout.num_tokens))
-                 for bias in self._layer_biases(aqr_attention_bias)]
+        masks = self._layer_masks(attn_masks, aqr_attention_bias,
+                                  (batch, query_embed.shape[1], layout.num_tokens))
         query = torch.zeros_like(query_pos) if self.query_start is None else self.query_start(query_pos)
         out = self.decoder(
             query=query, key=memory, value=memory, query_pos=query_pos, key_pos=torch.cat(positions), layer_masks=masks)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
-    def _layer_biases(self, bias):
-        """The bias of each layer."""
+    def _layer_masks(self, attn_masks, bias, shape):
+        """Masks of each layer; one bias for all joins them once."""
         layers = len(self.decoder.layers)
         if not isinstance(bias, (list, tuple)):
-            return [bias] * layers
+            return [self._slot_masks(attn_masks, bias, shape)] * layers
         if len(bias) != layers:
             raise ValueError(f'aqr_attention_bias: a list needs one bias per layer ({layers}), got {len(bias)}')
-        return bias
+        return [self._slot_masks(attn_masks, own, shape) for own in bias]
 
     def _slot_masks(self, attn_masks, bias, shape):
         """Masks in the order of the layer's attentions, the bias in the cross-attention's place."""
