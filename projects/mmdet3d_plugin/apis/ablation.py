@@ -403,4 +403,5 @@ def _train_and_test(config, options, folder, seed, controls):
     test = RobustnessTest(cfg, folder / 'latest.pth', folder / 'tests')
     tests = {case: test.run(case, names) for case, names in controls.items()}
     write_record(folder / 'result.json', dict(
-        key=training_key(cfg, seed), train_seconds=seconds, tests=tests, scenes=test.scene_of_sample))
+        key=read_record(folder / 'finished.json')['key'], train_seconds=seconds, tests=tests,
+        scenes=test.scene_of_sample))
