@@ -6,12 +6,12 @@ from pathlib import Path
 REPO_ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO_ROOT))
 
-import projects.mmdet3d_plugin  # noqa: E402,F401  (must be the first of all mm imports, see its compat.py)
-
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+import projects.mmdet3d_plugin  # noqa: E402,F401  (must be the first of all mm imports, see its compat.py)
 
 # No deadline: the first example of a test may compile or import. Derandomised: a failure is the same on every machine.
 settings.register_profile('repository', deadline=None, derandomize=True, print_blob=True)

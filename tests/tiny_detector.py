@@ -9,10 +9,10 @@ import torch
 from mmcv.fileio.file_client import HardDiskBackend
 from mmcv.parallel import DataContainer
 from mmcv.runner import HOOKS, Hook
-from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet.datasets import DATASETS
 from mmdet.models.builder import DETECTORS
 from mmdet.models.detectors import BaseDetector
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from torch import nn
 
 CONFIG = """

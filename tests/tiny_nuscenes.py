@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet.datasets import DATASETS
 from mmdet.models.builder import DETECTORS
 from mmdet.models.detectors import BaseDetector
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from torch import nn
 
 from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset
@@ -81,7 +81,7 @@ def write_tiny_nuscenes(folder):
                    ego2global_rotation=[1., 0, 0, 0], ego2global_translation=np.zeros(3))
     infos = [dict(
         token=f'sample {scene}', lidar_path=str(data / 'points.bin'), sweeps=[], timestamp=number,
-        cams={name: camera for name in CAMERAS}, gt_boxes=BOXES[:, :7], gt_names=np.array(CLASSES),
+        cams=dict.fromkeys(CAMERAS, camera), gt_boxes=BOXES[:, :7], gt_names=np.array(CLASSES),
         gt_velocity=BOXES[:, 7:], num_lidar_pts=np.full(len(BOXES), 5), valid_flag=np.ones(len(BOXES), bool),
         **unmoved) for number, scene in enumerate(SCENES)]
     (data / 'nuscenes_infos_val.pkl').write_bytes(pickle.dumps(dict(infos=infos, metadata=dict(version='v1.0-mini'))))

@@ -15,7 +15,7 @@ ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.apis.ablation import ARMS, CASES, Ablation  # noqa: E402
+from projects.mmdet3d_plugin.experiments.ablation import ARMS, CASES, Ablation  # noqa: E402
 
 DATA = 'data/nuscenes_synthetic_trainval'
 PUBLISHED = {  # baseline of each seed

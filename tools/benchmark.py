@@ -18,7 +18,6 @@ import time
 from types import SimpleNamespace
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
-import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 import mmcv  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -26,12 +25,15 @@ import torch.nn.functional as F  # noqa: E402
 from mmcv.runner import LogBuffer, TextLoggerHook  # noqa: E402
 from mmdet3d.core.bbox import LiDARInstance3DBoxes  # noqa: E402
 from mmdet3d.models import build_head, build_model  # noqa: E402
+
+import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
-from projects.mmdet3d_plugin.apis.atomic_file import atomic_path  # noqa: E402
 from projects.mmdet3d_plugin.hooks.aqr_monitor_hook import AQRMonitorHook  # noqa: E402
-from projects.mmdet3d_plugin.models.utils.attention.fused import channel_attention, fused_attention  # noqa: E402
+from projects.mmdet3d_plugin.models.utils.attention.backends import fused_attention  # noqa: E402
+from projects.mmdet3d_plugin.models.utils.attention.channels import channel_attention  # noqa: E402
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator  # noqa: E402
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout  # noqa: E402
+from projects.mmdet3d_plugin.utils.atomic_file import atomic_path  # noqa: E402
 
 CONFIGS = osp.join(osp.dirname(osp.dirname(osp.abspath(__file__))), 'configs')
 # tokens -> layout of the two published configs

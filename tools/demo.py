@@ -6,16 +6,17 @@ import os.path as osp
 import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
-import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 import mmcv  # noqa: E402
 import numpy as np  # noqa: E402
 from mmdet3d.datasets import build_dataset  # noqa: E402
 from mmdet3d.models import build_model  # noqa: E402
+from torch.utils.data import Subset  # noqa: E402
+
+import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import build_trained_model, inference, load_config  # noqa: E402
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
 from projects.mmdet3d_plugin.apis.distributed import default_device, seed_everything  # noqa: E402
 from projects.mmdet3d_plugin.visualization import draw_bev, draw_cameras  # noqa: E402
-from torch.utils.data import Subset  # noqa: E402
 
 
 def parse_args():

@@ -9,7 +9,7 @@ import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
-from projects.mmdet3d_plugin.apis.training_log import curve, read_training_log  # noqa: E402
+from projects.mmdet3d_plugin.experiments.training_log import curve, read_training_log  # noqa: E402
 from projects.mmdet3d_plugin.visualization import LINE_STYLES, draw_training_curves  # noqa: E402
 
 KEYS = ('detection_loss', 'grad_norm', 'aqr/lidar_weight_mean', 'aqr/camera_weight_mean', 'attention/entropy_*',

@@ -11,7 +11,7 @@ import sys
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.apis.sweep import MODES, BiasSweep  # noqa: E402
+from projects.mmdet3d_plugin.experiments.sweep import MODES, BiasSweep  # noqa: E402
 
 
 def main():

@@ -10,18 +10,19 @@ import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
-from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.apis.robustness import DEFAULT_CASES, measure_robustness  # noqa: E402
-from projects.mmdet3d_plugin.apis.router_controls import CONTROLS  # noqa: E402
+from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
 from projects.mmdet3d_plugin.datasets.sensor_failures import CASE_HELP  # noqa: E402
+from projects.mmdet3d_plugin.experiments.robustness import DEFAULT_CASES, measure_robustness  # noqa: E402
+from projects.mmdet3d_plugin.experiments.router_controls import CONTROLS  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_config_arguments(parser)
     parser.add_argument('checkpoint', type=cli.existing_file, help='a baseline checkpoint also fits a config with AQR')
-    parser.add_argument('--cases', nargs='+', type=cli.failure_case, default=DEFAULT_CASES, metavar='CASE', help=CASE_HELP)
+    parser.add_argument('--cases', nargs='+', type=cli.failure_case, default=DEFAULT_CASES, metavar='CASE',
+                        help=CASE_HELP)
     parser.add_argument('--controls', nargs='+', choices=CONTROLS, default=('learned', ),
                         help="replace the router's weights at test time (default: learned)")
     parser.add_argument('--out', metavar='DIR', help='default: ./work_dirs/robustness_<config name>')

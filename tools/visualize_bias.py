@@ -11,15 +11,23 @@ import shlex
 import sys
 
 sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
-import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 import mmcv  # noqa: E402
+
+import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import build_trained_model, load_config  # noqa: E402
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
 from projects.mmdet3d_plugin.apis.distributed import default_device, seed_everything  # noqa: E402
-from projects.mmdet3d_plugin.apis.result_store import file_sha256  # noqa: E402
 from projects.mmdet3d_plugin.apis.routing_snapshot import (  # noqa: E402
-    build_case_dataset, check_queries, check_routes, choose_queries, find_sample, sample_tokens, take_snapshot)
+    build_case_dataset,
+    check_queries,
+    check_routes,
+    choose_queries,
+    find_sample,
+    sample_tokens,
+    take_snapshot,
+)
 from projects.mmdet3d_plugin.datasets.sensor_failures import CASE_HELP  # noqa: E402
+from projects.mmdet3d_plugin.utils.content_hash import file_sha256  # noqa: E402
 from projects.mmdet3d_plugin.visualization import write_bias_report  # noqa: E402
 
 

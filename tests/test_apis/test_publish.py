@@ -7,7 +7,7 @@ from mmdet3d.models import build_model
 
 from projects.mmdet3d_plugin.apis import build_trained_model, inference, load_config, publish_checkpoint
 from projects.mmdet3d_plugin.apis.checkpoint import load_weights, read_checkpoint
-from projects.mmdet3d_plugin.apis.result_store import file_sha256
+from projects.mmdet3d_plugin.utils.content_hash import file_sha256
 from tests.tiny_detector import TinyDetector
 
 SMALL = {

@@ -4,10 +4,17 @@ import pytest
 import torch
 
 from projects.mmdet3d_plugin.apis import inference, load_config
-from projects.mmdet3d_plugin.apis.routing_snapshot import (build_case_dataset, check_queries, check_routes,
-                                                           choose_queries, find_sample, sample_tokens, take_snapshot)
+from projects.mmdet3d_plugin.apis.routing_snapshot import (
+    build_case_dataset,
+    check_queries,
+    check_routes,
+    choose_queries,
+    find_sample,
+    sample_tokens,
+    take_snapshot,
+)
 from projects.mmdet3d_plugin.apis.test import build_trained_model
-from projects.mmdet3d_plugin.models.utils.attention.statistics import AttentionRecorder
+from projects.mmdet3d_plugin.models.utils.transformer.attention_recorder import AttentionRecorder
 from tests.tiny_snapshot import make_snapshot
 
 CASE = 'view_drop:CAM_FRONT,CAM_BACK+fov:60'

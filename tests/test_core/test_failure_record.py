@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import affinity
-from shapely.geometry import Point, box as rectangle
+from shapely.geometry import Point
+from shapely.geometry import box as rectangle
 
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 

@@ -4,8 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from projects.mmdet3d_plugin.datasets.camera_geometry import (as_homogeneous, camera_matrices, follow_lidar_motion,
-                                                              project)
+from projects.mmdet3d_plugin.datasets.camera_geometry import (
+    as_homogeneous,
+    camera_matrices,
+    follow_lidar_motion,
+    project,
+)
 
 
 def test_as_homogeneous_pads_without_touching_the_input():

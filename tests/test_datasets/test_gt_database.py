@@ -170,8 +170,8 @@ def test_the_sampler_draws_from_it(synthetic_nuscenes, database):
     np.random.seed(0)
     sampler = OBJECTSAMPLERS.build(dict(
         type='UnifiedDataBaseSampler', data_root=None, info_path=str(synthetic_nuscenes / 'nuscenes_dbinfos_train.pkl'),
-        rate=1.0, prepare=dict(filter_by_difficulty=[-1], filter_by_min_points={name: 1 for name in classes}),
-        sample_groups={name: 3 for name in classes}, classes=classes,
+        rate=1.0, prepare=dict(filter_by_difficulty=[-1], filter_by_min_points=dict.fromkeys(classes, 1)),
+        sample_groups=dict.fromkeys(classes, 3), classes=classes,
         points_loader=dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=5, use_dim=5)))
     labels = set()
     for _ in range(10):  # in a single draw, all objects of a class may collide with others

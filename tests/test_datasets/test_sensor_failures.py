@@ -11,8 +11,14 @@ from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.core.points import LiDARPoints
 from mmdet3d.datasets.pipelines import Compose
 
-from projects.mmdet3d_plugin.datasets.sensor_failures import (CASE_HELP, apply_case, failure_rng, needs_boxes,
-                                                              needs_rings, parse_case)
+from projects.mmdet3d_plugin.datasets.sensor_failures import (
+    CASE_HELP,
+    apply_case,
+    failure_rng,
+    needs_boxes,
+    needs_rings,
+    parse_case,
+)
 
 VIEWS = ['CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_RIGHT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_FRONT_LEFT']
 ALL_RINGS = list(range(32))

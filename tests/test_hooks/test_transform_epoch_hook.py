@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmcv.parallel import MMDataParallel
 from mmcv.runner import EpochBasedRunner
+from mmdet.datasets import ConcatDataset, RepeatDataset
 from mmdet3d.datasets.dataset_wrappers import CBGSDataset
 from mmdet3d.datasets.pipelines import Compose
-from mmdet.datasets import ConcatDataset, RepeatDataset
 from torch import nn
 from torch.utils.data import DataLoader
 

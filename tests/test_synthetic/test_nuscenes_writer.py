@@ -21,8 +21,14 @@ from pyquaternion import Quaternion
 from projects.mmdet3d_plugin.synthetic import write_nuscenes
 from projects.mmdet3d_plugin.synthetic.nuscenes_writer import ego_mount, scene_names
 from projects.mmdet3d_plugin.synthetic.ray_casting import cast_rays
-from projects.mmdet3d_plugin.synthetic.sensors import (CAMERA_NAMES, Camera, Mount, _camera_windows, draw_cameras,
-                                                       photograph)
+from projects.mmdet3d_plugin.synthetic.sensors import (
+    CAMERA_NAMES,
+    Camera,
+    Mount,
+    _camera_windows,
+    draw_cameras,
+    photograph,
+)
 from projects.mmdet3d_plugin.synthetic.world import World, yaw_matrix
 
 SMALL = dict(scenes=2, samples_per_scene=2, azimuths=90, image_width=64)

@@ -3,10 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projects.mmdet3d_plugin.synthetic.ray_casting import Boxes, cast_rays
-from projects.mmdet3d_plugin.synthetic.sensors import (CAMERA_NAMES, LIDAR_ELEVATIONS, _camera_windows, _lidar_windows,
-                                                       draw_cameras, lidar_mount)
 from projects.mmdet3d_plugin.synthetic.nuscenes_writer import ego_mount
+from projects.mmdet3d_plugin.synthetic.ray_casting import Boxes, cast_rays
+from projects.mmdet3d_plugin.synthetic.sensors import (
+    CAMERA_NAMES,
+    LIDAR_ELEVATIONS,
+    _camera_windows,
+    _lidar_windows,
+    draw_cameras,
+    lidar_mount,
+)
 from projects.mmdet3d_plugin.synthetic.world import World, yaw_matrix
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mmcv import Config
 
-from projects.mmdet3d_plugin.apis.sweep import BiasSweep
+from projects.mmdet3d_plugin.experiments.sweep import BiasSweep
 from tests.test_tools.test_compare import printed_table
 from tests.tiny_nuscenes import write_tiny_nuscenes
 

@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.contour import QuadContourSet
-from matplotlib.text import Text
 
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.visualization.bias_report import describe_query
 from projects.mmdet3d_plugin.visualization.query_pictures import query_figure
 from projects.mmdet3d_plugin.visualization.routing_pictures import (
-    draw_histograms, draw_routing, draw_routing_cameras, histograms_figure, lost_places, routing_cameras_figure,
-    routing_figure)
+    draw_histograms,
+    draw_routing,
+    draw_routing_cameras,
+    histograms_figure,
+    lost_places,
+    routing_cameras_figure,
+    routing_figure,
+)
 from tests.tiny_snapshot import CAMERAS, HEIGHT, WIDTH, make_snapshot, project
 
 LOST_VIEWS = np.isin(CAMERAS, ['CAM_FRONT', 'CAM_FRONT_LEFT'])

@@ -1,5 +1,4 @@
 from .checkpoint import load_weights, read_checkpoint  # noqa: F401
-from .compare import compare_models  # noqa: F401
 from .config import load_config  # noqa: F401
 from .publish import publish_checkpoint  # noqa: F401
 from .test import build_trained_model, run_test  # noqa: F401

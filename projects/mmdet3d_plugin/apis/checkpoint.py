@@ -4,7 +4,6 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmcv.parallel import is_module_wrapper
 from mmcv.runner.checkpoint import load_state_dict as load_matching_weights
@@ -65,15 +64,6 @@ def check_resumable(checkpoint, source, optimizer=True):
     if missing or (optimizer and 'optimizer' not in checkpoint):
         raise ValueError(f'{source} cannot be resumed from: it holds weights but no {missing or "optimizer state"}; to '
                          'start a new training from its weights use --cfg-options load_from=FILE')
-
-
-def plain_values(value):
-    """Copy nested containers; numpy values and config sections become plain ones, which `read_checkpoint` accepts."""
-    if isinstance(value, dict):
-        return {key: plain_values(child) for key, child in value.items()}
-    if isinstance(value, (list, tuple)):
-        return (tuple if isinstance(value, tuple) else list)(plain_values(child) for child in value)
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _without_wrapper_prefix(state_dict, prefix='module.'):

@@ -1,14 +1,14 @@
 """Detections on frames given as files, their summary and their written form."""
 import json
-import math
 import time
 
 import torch
 from mmcv.parallel import collate
 from mmdet3d.datasets import build_dataset
 
+from ..core.bbox.detection_records import detection_records
 from ..datasets import FrameFolderDataset
-from .atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 from .distributed import wrap_model
 
 
@@ -68,31 +68,6 @@ def above_threshold(detections, score_thr):
     order = detections['scores_3d'].argsort(descending=True)
     order = order[detections['scores_3d'][order] >= score_thr]
     return {key: value[order] for key, value in detections.items() if key in ('boxes_3d', 'scores_3d', 'labels_3d')}
-
-
-def detection_records(detections, classes):
-    """Detections as plain values for JSON; the frame is LiDAR's: x to the right, y forward, z up.
-
-    Args:
-        detections (dict): `boxes_3d` (D boxes of 7 or 9 numbers), `scores_3d` (D,) and `labels_3d` (D,).
-        classes (Sequence[str]): names of the labels.
-
-    Returns:
-        list[dict]: D records, in the order given.
-    """
-    boxes = detections['boxes_3d']
-    return [
-        dict(
-            label=classes[label],
-            score=score,
-            centre=centre,  # gravity centre, m
-            size=size,  # length, width, height, m
-            yaw=yaw,  # rad, from +x towards +y
-            velocity=[value if math.isfinite(value) else None for value in velocity] or None)  # m/s; unknown: null
-        for label, score, centre, size, yaw, velocity in zip(
-            detections['labels_3d'].tolist(), detections['scores_3d'].tolist(), boxes.gravity_center.tolist(),
-            boxes.dims.tolist(), boxes.yaw.tolist(), boxes.tensor[:, 7:9].tolist())
-    ]
 
 
 def write_detections(path, detections, classes, **header):

@@ -3,9 +3,10 @@ from collections import OrderedDict
 
 import torch
 
-from .atomic_file import atomic_path
-from .checkpoint import TRAINING_PREFIX, plain_values, read_checkpoint
-from .result_store import file_sha256
+from ..utils.atomic_file import atomic_path
+from ..utils.content_hash import file_sha256
+from ..utils.plain_values import plain_values
+from .checkpoint import TRAINING_PREFIX, read_checkpoint
 
 _KEPT_META = ('CLASSES', 'exp_name', 'seed', 'epoch', 'iter', 'config', 'mmdet_version', 'mmdet3d_version')
 

@@ -14,11 +14,11 @@ from mmdet3d.datasets import build_dataset
 
 from ..core.bbox.box_encoding import concat_branches, decode_boxes
 from ..core.failure_record import FailureRecord
-from ..models.utils.attention.statistics import AttentionRecorder
-from ..models.utils.attention_bias import AttentionBias
+from ..models.utils.aqr.supervision import routing_targets
+from ..models.utils.attention.attention_bias import AttentionBias
 from ..models.utils.geometry import from_unit_range, lidar_to_image_matrices, project_to_views
-from ..models.utils.routing_targets import routing_targets
 from ..models.utils.token_layout import TokenLayout
+from ..models.utils.transformer.attention_recorder import AttentionRecorder
 from .failure_cases import with_failure
 from .inference import above_threshold, build_frame_dataset, camera_names, ground_truth
 

@@ -6,8 +6,9 @@ import os.path as osp
 from mmcv.fileio import FileClient
 from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, TextLoggerHook
 
-from .atomic_file import atomic_path, atomic_symlink
-from .checkpoint import check_resumable, load_pretrained, load_weights, plain_values, read_checkpoint
+from ..utils.atomic_file import atomic_path, atomic_symlink
+from ..utils.plain_values import plain_values
+from .checkpoint import check_resumable, load_pretrained, load_weights, read_checkpoint
 
 
 @HOOKS.register_module()

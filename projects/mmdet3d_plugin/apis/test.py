@@ -5,14 +5,14 @@ import mmcv
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import DistEvalHook, get_dist_info, wrap_fp16_model
-from mmdet3d.datasets import NuScenesDataset, build_dataset
-from mmdet3d.models import build_model
 from mmdet.apis import single_gpu_test
 from mmdet.datasets import build_dataloader
 from mmdet.utils import compat_cfg, setup_multi_processes
+from mmdet3d.datasets import NuScenesDataset, build_dataset
+from mmdet3d.models import build_model
 
 from ..datasets import FrameFolderDataset
-from .atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 from .checkpoint import load_weights, read_checkpoint
 from .distributed import init_distributed, multi_process_test, seed_everything, wrap_model
 

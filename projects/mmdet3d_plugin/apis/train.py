@@ -13,15 +13,15 @@ import mmseg
 import numpy as np
 import torch
 from mmcv.runner import DistSamplerSeedHook, Fp16OptimizerHook, build_optimizer, build_runner, get_dist_info
-from mmdet3d.datasets import build_dataset
-from mmdet3d.models import build_model
-from mmdet3d.utils import collect_env
 from mmdet.apis.train import auto_scale_lr
 from mmdet.core import DistEvalHook, EvalHook
 from mmdet.datasets import build_dataloader
 from mmdet.utils import compat_cfg, find_latest_checkpoint, get_root_logger, setup_multi_processes
+from mmdet3d.datasets import build_dataset
+from mmdet3d.models import build_model
+from mmdet3d.utils import collect_env
 
-from .atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 from .checkpoint import check_resumable, load_pretrained, load_weights, read_checkpoint
 from .distributed import check_gpu_collect, default_device, init_distributed, seed_everything, wrap_model
 from .runner import CheckpointSafeRunner

@@ -2,8 +2,8 @@ import copy
 
 import mmcv
 import numpy as np
-from mmdet3d.datasets import NuScenesDataset
 from mmdet.datasets import DATASETS
+from mmdet3d.datasets import NuScenesDataset
 
 from .camera_geometry import as_homogeneous, camera_matrices
 

@@ -5,10 +5,12 @@ from pathlib import Path
 import mmcv
 import numpy as np
 from mmcv.utils import print_log
+from mmdet.datasets import DATASETS
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.datasets import Custom3DDataset
-from mmdet.datasets import DATASETS
 
+from ..core.bbox.detection_records import detection_records
+from ..utils.atomic_file import atomic_path
 from .camera_geometry import camera_matrices
 
 _NOT_USED = -1
@@ -297,8 +299,6 @@ class FrameFolderDataset(Custom3DDataset):
         Raises:
             ValueError: if ``results`` does not have one entry per frame.
         """
-        from ..apis.atomic_file import atomic_path  # apis import the datasets
-        from ..apis.inference import detection_records
         self._check_number(results)
         path = f'{jsonfile_prefix}.json'
         frames = [

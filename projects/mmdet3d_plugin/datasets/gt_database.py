@@ -14,8 +14,8 @@ from mmdet3d.core.bbox import box_np_ops
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from ..apis.atomic_file import atomic_path
-from ..apis.result_store import file_sha256
+from ..utils.atomic_file import atomic_path
+from ..utils.content_hash import file_sha256
 from .camera_geometry import project
 from .custom_nuscenes_dataset import CustomNuScenesDataset
 

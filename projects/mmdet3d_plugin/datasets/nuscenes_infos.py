@@ -16,7 +16,7 @@ from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
 from tqdm import tqdm
 
-from ..apis.atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 
 CAMERAS = ('CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_FRONT_LEFT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_BACK_RIGHT')
 # Version: its splits and the names of their scenes. The tables of the test split have no annotations.

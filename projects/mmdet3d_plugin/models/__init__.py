@@ -1,1 +1,2 @@
-from . import backbones, dense_heads, detectors, middle_encoders, necks, utils  # noqa: F401
+from . import backbones, dense_heads, detectors, middle_encoders, necks  # noqa: F401  (registration)
+from .utils import aqr, transformer  # noqa: F401

@@ -12,7 +12,7 @@ import numpy as np
 from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
 
-from ..apis.atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 from .sensors import CAMERA_NAMES, Mount, draw_cameras, lidar_mount, photograph, scan
 from .shapes import KINDS
 from .world import SQUARE_CENTER, World, yaw_matrix

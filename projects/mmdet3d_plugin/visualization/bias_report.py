@@ -1,8 +1,6 @@
 """The pictures of `tools/visualize_bias.py` and the report that holds them all."""
 from pathlib import Path
 
-import numpy as np
-
 from .html_report import Picture, Section, Table, write_report
 from .query_pictures import draw_query
 from .routing_pictures import draw_histograms, draw_routing, draw_routing_cameras, mean_weights

@@ -5,7 +5,7 @@ Figures of this package are drawn by matplotlib's Agg back end without touching 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..apis.atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 from .frame_axes import box_handles, camera_grid, draw_frame_bev, draw_frame_view
 
 

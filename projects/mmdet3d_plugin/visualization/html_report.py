@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import List, NamedTuple, Sequence
 
-from ..apis.atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1500px; margin: 2rem auto;

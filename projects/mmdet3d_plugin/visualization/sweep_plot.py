@@ -2,7 +2,7 @@
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..apis.atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 from .figure_legend import add_legend
 from .line_styles import LINE_STYLES
 

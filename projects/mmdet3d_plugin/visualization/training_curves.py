@@ -4,7 +4,7 @@ import math
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..apis.atomic_file import atomic_path
+from ..utils.atomic_file import atomic_path
 from .figure_legend import add_legend
 from .line_styles import LINE_STYLES
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
-from projects.mmdet3d_plugin.models.utils.routing_targets import routing_targets
+from projects.mmdet3d_plugin.models.utils.aqr.supervision import routing_targets
 from tests.test_models.test_detectors.test_distributed_step import on_two_processes
 
 SUPERVISED = dict(enable_aqr=True, aqr_loss_weight=1.0)

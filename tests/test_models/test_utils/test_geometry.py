@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projects.mmdet3d_plugin.models.utils import geometry
-from projects.mmdet3d_plugin.models.utils.query_projection import project_queries
+from projects.mmdet3d_plugin.models.utils.aqr.query_projection import project_queries
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
 
 RANGE_01 = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]  # the 0.1 m config: 1024 cells of 0.1 m declared over 108 m

@@ -11,15 +11,22 @@ from mmdet3d.models import builder
 from torch import nn
 
 from ...core.bbox.box_encoding import with_gravity_center
+from ..utils.aqr.bias_strength_per_head import BiasStrengthPerHead
+from ..utils.aqr.routing_record import RoutingRecord
+from ..utils.aqr.supervision import routing_loss, routing_targets
 from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_clip, check_bias_strength, check_windows
-from ..utils.bias_strength_per_head import BiasStrengthPerHead
-from ..utils.denoising import DenoisingQueries
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
-from ..utils.position_encoding import (bev_cell_centers, camera_ray_points, level_ray_points, num_octaves,
-                                       octave_encoding, query_ray_points, sine_encoding)
-from ..utils.query_projection import RoutingRecord
-from ..utils.routing_targets import routing_loss, routing_targets
 from ..utils.token_layout import TokenLayout
+from ..utils.transformer.denoising import DenoisingQueries
+from ..utils.transformer.position_encoding import (
+    bev_cell_centers,
+    camera_ray_points,
+    level_ray_points,
+    num_octaves,
+    octave_encoding,
+    query_ray_points,
+    sine_encoding,
+)
 from .set_criterion import SetCriterion
 
 _NUSCENES_TASKS = (('car', ), ('truck', 'construction_vehicle'), ('bus', 'trailer'), ('barrier', ),

@@ -4,7 +4,7 @@ import warnings
 import torch
 from torch import nn
 
-from .attention_bias import AttentionBias
+from .attention.attention_bias import AttentionBias
 
 RECOMMENDED_STRENGTH = (1, 10)
 RECOMMENDED_WINDOW = (5, 25)
@@ -205,7 +205,7 @@ def check_bias_clip(bias_clip):
 
 def check_windows(window):
     """Return ``dict(lidar=.., camera=..)`` of odd sizes >= 1; raise ValueError naming what is allowed otherwise."""
-    sizes = dict(window) if isinstance(window, dict) else {name: window for name in _MODALITIES}
+    sizes = dict(window) if isinstance(window, dict) else dict.fromkeys(_MODALITIES, window)
     if set(sizes) != set(_MODALITIES):
         raise ValueError(f'local_window_size as a dict needs exactly the keys {_MODALITIES}, got {tuple(sizes)}')
     for name, size in sizes.items():

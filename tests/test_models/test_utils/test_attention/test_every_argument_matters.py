@@ -7,10 +7,12 @@ import torch
 from mmcv.cnn.bricks.registry import ATTENTION
 
 from projects.mmdet3d_plugin.models.utils.attention import petr_attention
-from projects.mmdet3d_plugin.models.utils.attention.petr_attention import (PETRMultiheadAttention,
-                                                                           PETRMultiheadFlashAttention,
-                                                                           ScaledDotProductMHA)
-from projects.mmdet3d_plugin.models.utils.attention_bias import AttentionBias
+from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
+from projects.mmdet3d_plugin.models.utils.attention.multi_head import ScaledDotProductMHA
+from projects.mmdet3d_plugin.models.utils.transformer.petr_attention import (
+    PETRMultiheadAttention,
+    PETRMultiheadFlashAttention,
+)
 
 BATCH, QUERIES, KEYS, DIMS, HEADS = 2, 3, 8, 8, 2
 CLASSES = [PETRMultiheadAttention, PETRMultiheadFlashAttention]

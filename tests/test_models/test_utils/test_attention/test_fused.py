@@ -1,14 +1,18 @@
 """Fused attention against the eager reference on the dense bias: outputs and every gradient."""
+import functools
 import math
+import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projects.mmdet3d_plugin.models.utils.attention import fused
+from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
+from projects.mmdet3d_plugin.models.utils.attention.backends import fused_attention
+from projects.mmdet3d_plugin.models.utils.attention.channels import channel_attention
+from projects.mmdet3d_plugin.models.utils.attention.cpu_tiles import tiled_attention
 from projects.mmdet3d_plugin.models.utils.attention.reference import reference_attention
-from projects.mmdet3d_plugin.models.utils.attention_bias import AttentionBias
 
 HEADS, DIMS = 2, 8
 
@@ -111,21 +115,19 @@ def assert_equal_to_reference(function, bias, generator, dtype, tolerance):
 @pytest.mark.parametrize('tile_keys', [4, 2048])
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-6), (torch.float32, 1e-5)])
 def test_equals_reference(tile_keys, dtype, tolerance, case):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, '_TILE_KEYS', tile_keys)
-        assert_equal_to_reference(fused.fused_attention, *case, dtype, tolerance)
+    assert_equal_to_reference(functools.partial(tiled_attention, tile_keys=tile_keys), *case, dtype, tolerance)
 
 
 @given(biases())
 @pytest.mark.parametrize('dtype, tolerance', [(torch.bfloat16, 0.04), (torch.float16, 0.006)])
 def test_half_precision_within_its_rounding(dtype, tolerance, case):
-    assert_equal_to_reference(fused.fused_attention, *case, dtype, tolerance)
+    assert_equal_to_reference(fused_attention, *case, dtype, tolerance)
 
 
 @given(biases(local=False))
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 0.04), (torch.float16, 0.006)])
 def test_channel_form_for_other_devices(dtype, tolerance, case):
-    assert_equal_to_reference(fused.channel_attention, *case, dtype, tolerance)
+    assert_equal_to_reference(channel_attention, *case, dtype, tolerance)
 
 
 @settings(max_examples=10)
@@ -136,7 +138,7 @@ def test_gradcheck(case):
         return
     inputs = tensors(bias, generator)
     values = bias.values.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda q, k, v, x: fused.fused_attention(q, k, v, with_values(bias, x)),
+    assert torch.autograd.gradcheck(lambda q, k, v, x: fused_attention(q, k, v, with_values(bias, x)),
                                     (*inputs, values), atol=1e-5)
 
 
@@ -144,15 +146,15 @@ def test_plan_is_made_once_and_shared_by_layers(monkeypatch):
     bias = AttentionBias(torch.zeros(1, 3, 1), ((4, 4), ), torch.zeros(1, 3, 1, 2, dtype=torch.long),
                          torch.ones(1, 3, 1, dtype=torch.bool), (3, ))
     calls = []
-    original = fused._window_tiles
-    monkeypatch.setattr(fused, '_window_tiles', lambda *args: calls.append(1) or original(*args))
+    original = AttentionBias.cone
+    monkeypatch.setattr(AttentionBias, 'cone', lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
     inputs = tensors(bias, torch.Generator().manual_seed(0), torch.float32)
     for _ in range(3):
-        fused.fused_attention(*inputs, bias)
+        fused_attention(*inputs, bias)
     assert len(calls) == 1
-    known = len(fused._PLANS)
+    alive = weakref.ref(bias)
     del bias
-    assert len(fused._PLANS) == known - 1, 'a plan must die with its bias'
+    assert alive() is None, 'a plan must not keep its bias alive'
 
 
 def test_bad_bias():
@@ -181,7 +183,7 @@ def test_a_bias_that_does_not_fit_raises(shape, tokens, local):
              (3, 3)) if local else ()
     query, key = torch.randn(2, HEADS, 3, DIMS), torch.randn(2, HEADS, 8, DIMS)
     with pytest.raises(ValueError, match='bias must be'):
-        fused.fused_attention(query, key, key, AttentionBias(torch.zeros(shape), shapes, *where))
+        fused_attention(query, key, key, AttentionBias(torch.zeros(shape), shapes, *where))
 
 
 @given(biases())
@@ -192,7 +194,7 @@ def test_values_may_have_another_dtype_than_queries(dtype, values_dtype, case):
     narrow = with_values(bias, bias.values.to(values_dtype))
     inputs = tensors(narrow, generator, dtype)
     expected = dense_reference(*[x.double() for x in inputs], with_values(bias, narrow.values.double()))
-    found = fused.fused_attention(*inputs, narrow)
+    found = fused_attention(*inputs, narrow)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 1e-5)
 
@@ -203,9 +205,9 @@ def test_values_changed_in_place_take_effect(local):
     where = (torch.zeros(1, 3, 2, 2, dtype=torch.long), torch.ones(1, 3, 2, dtype=torch.bool), (3, 3)) if local else ()
     bias = AttentionBias(torch.randn(1, 3, 2, generator=generator) * 5, ((2, 2), (1, 4)), *where)
     inputs = tensors(bias, generator, torch.float32)
-    before = fused.fused_attention(*inputs, bias)
+    before = fused_attention(*inputs, bias)
     bias.values.mul_(-1)
-    after = fused.fused_attention(*inputs, bias)
+    after = fused_attention(*inputs, bias)
     assert (after - before).abs().max() > 0.1
     torch.testing.assert_close(after, dense_reference(*inputs, bias), rtol=1e-4, atol=1e-5)
 
@@ -213,6 +215,6 @@ def test_values_changed_in_place_take_effect(local):
 def test_second_derivatives_raise_instead_of_being_wrong():
     bias = AttentionBias(torch.zeros(1, 2, 1, requires_grad=True), ((1, 4), ))
     inputs = tensors(bias, torch.Generator().manual_seed(0), torch.float32)
-    grad, = torch.autograd.grad(fused.fused_attention(*inputs, bias).square().sum(), inputs[0], create_graph=True)
+    grad, = torch.autograd.grad(fused_attention(*inputs, bias).square().sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()

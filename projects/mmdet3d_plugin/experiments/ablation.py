@@ -1,0 +1,410 @@
+"""Does routing earn its keep? Arms trained alike from the same baselines, compared where sensors fail."""
+import math
+import sys
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmdet.utils import find_latest_checkpoint
+
+from ..apis.config import load_config
+from ..apis.train import train_detector
+from ..evaluation.detection_matches import DetectionMatches, paired_bootstrap
+from ..evaluation.nuscenes_scores import DISTANCES, SIZE_GROUPS
+from ..utils.atomic_file import atomic_path
+from ..utils.content_hash import content_key, file_sha256
+from ..utils.plain_values import plain_values
+from ..utils.record_file import read_record, write_record
+from ..utils.tables import markdown_table, write_csv
+from ..visualization import draw_ablation
+from .child_process import run_in_child
+from .result_store import info_file
+from .robustness import RobustnessTest, relative_accuracy, routing_auroc
+from .router_controls import CONTROLS
+
+_FAIR = 'failures'
+# What a training reads of a config, but for its own folder and the baseline, which is compared by its contents.
+_TRAINING_SETTINGS = ('model', 'data', 'optimizer', 'optimizer_config', 'lr_config', 'momentum_config', 'runner',
+                      'total_epochs', 'custom_hooks', 'fp16')
+_CONTROLLED = 'aqr_global'  # the arm whose router is also tested with other weights, on the failures that it was taught
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train on from the baseline.
+
+    Attributes:
+        title: in tables.
+        config: file in `configs/`.
+        options: see `load_config`.
+    """
+
+    title: str
+    config: str
+    options: dict = field(default_factory=dict)
+
+
+ARMS = {
+    _FAIR: Arm('CMT + failure training', 'cmt_synthetic_failures.py'),
+    'aqr_global': Arm('+ AQR, global', 'cmt_aqr_synthetic_failures.py'),
+    'aqr_local': Arm('+ AQR, local', 'cmt_aqr_local_synthetic_failures.py'),
+    'aqr_unsupervised': Arm('+ AQR, global, no supervision', 'cmt_aqr_synthetic_failures.py',
+                            {'model.pts_bbox_head.aqr_loss_weight': 0.0}),
+    'aqr_gentle': Arm('+ AQR, global, strength 1', 'cmt_aqr_synthetic_failures.py',
+                      {'model.pts_bbox_head.aqr_bias_strength': 1.0}),
+    'aqr_per_view': Arm('+ AQR, global, views that see the query', 'cmt_aqr_synthetic_failures.py',
+                        {'model.pts_bbox_head.aqr_per_view': True}),
+    'aqr_per_head': Arm('+ AQR, global, strength learned per head', 'cmt_aqr_per_head_synthetic_failures.py'),
+    'modulation': Arm('+ AQR as feature modulation', 'cmt_aqr_feature_modulation_synthetic.py'),
+}
+CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 'object_failure:0.5', 'beams:4')
+
+
+class Ablation:
+    """Trains and tests every arm for every seed; what is finished is kept.
+
+    Args:
+        baselines (dict[int, str | None]): seed -> trained checkpoint to start from, None to train one.
+        arms (Sequence[str]): of `ARMS`; 'failures', with which the others are compared, is among them.
+        cases (Sequence[str]): see `parse_case`; 'clean' is among them.
+        out (str | Path): folder for runs, results and tables.
+        configs (str | Path): folder of the config files.
+        baseline_options (dict | None): of the config of the baselines that are trained here.
+        arm_options (dict | None): of the configs of all arms.
+        jobs (int): trainings and tests at a time.
+
+    Raises:
+        ValueError: for arms or cases that are not as said.
+    """
+
+    def __init__(self, baselines, arms=tuple(ARMS), cases=CASES, out='work_dirs/ablation', configs='configs',
+                 baseline_options=None, arm_options=None, jobs=2):
+        if _FAIR not in arms or not set(arms) <= set(ARMS):
+            raise ValueError(f'arms must be of {list(ARMS)}, {_FAIR!r} among them, got {list(arms)}')
+        if 'clean' not in cases:
+            raise ValueError(f"cases must have 'clean' among them, got {list(cases)}")
+        self.baselines, self.arms, self.cases = dict(baselines), tuple(arms), tuple(cases)
+        self.out, self.configs, self.jobs = Path(out), Path(configs), jobs
+        self.baseline_options, self.arm_options = dict(baseline_options or {}), dict(arm_options or {})
+
+    def run(self):
+        """Do what is missing, seed by seed.
+
+        Returns:
+            list[str]: what failed, with the path of its log.
+        """
+        failed, runs = [], []
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            for seed in self.baselines:  # a baseline is submitted before the arms that wait for it
+                baseline = pool.submit(self._baseline, seed)
+                runs += [pool.submit(self._arm, arm, seed, baseline) for arm in self.arms]
+            for number, run in enumerate(as_completed(runs), 1):
+                title, log, code = run.result()
+                print(f'[{number}/{len(runs)}] {time.strftime("%H:%M:%S")} {title}: '
+                      f'{"done" if code == 0 else f"FAILED with exit code {code}, see {log}"}', flush=True)
+                if code != 0:
+                    failed.append(f'{title} ({log})')
+        finally:  # interrupted: what has not begun does not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+        return failed
+
+    def _baseline(self, seed):
+        """Path of a seed's baseline, trained here if none is given; None where that failed."""
+        if self.baselines[seed] is not None:
+            return self.baselines[seed]
+        folder = self.out / f'baseline_seed{seed}'
+        print(f'{time.strftime("%H:%M:%S")} baseline of seed {seed}: {folder}', flush=True)
+        code = run_in_child(_train, str(self.configs / 'cmt_synthetic_trainval.py'), self.baseline_options, folder,
+                            seed, log=folder / 'log.txt')
+        return str(folder / 'latest.pth') if code == 0 else None
+
+    def _arm(self, name, seed, baseline):
+        """Title, log and exit code of one arm with one seed."""
+        checkpoint = baseline.result()
+        title, folder = f'{ARMS[name].title}, seed {seed}', self._folder(name, seed)
+        if checkpoint is None:
+            return title, self.out / f'baseline_seed{seed}/log.txt', 1
+        config, options = self._config(name, checkpoint)
+        seen = self._seen_cases() - {'clean'} if name == _CONTROLLED else ()
+        controls = {case: CONTROLS if case in seen else ('learned', ) for case in self.cases}
+        code = run_in_child(_train_and_test, config, options, folder, seed, controls, log=folder / 'log.txt')
+        return title, folder / 'log.txt', code
+
+    def _config(self, name, checkpoint):
+        """Config file and options of an arm that starts from a checkpoint."""
+        return str(self.configs / ARMS[name].config), {**self.arm_options, **ARMS[name].options,
+                                                       'load_from': checkpoint}
+
+    def _folder(self, name, seed):
+        return self.out / f'{name}_seed{seed}'
+
+    def report(self):
+        """Write `ablation.md`, `.json`, `.csv` and `.png` of the seeds for which all arms are finished.
+
+        Returns:
+            str: tables in markdown; the first line names the seeds, and those that were left out, with the reason.
+
+        Raises:
+            ValueError: no seed is finished with these settings.
+        """
+        results, left_out = {}, []
+        for seed in self.baselines:
+            missing = list(filter(None, (self._missing(arm, seed) for arm in self.arms)))
+            if missing:
+                left_out.append(f'seed {seed}: {"; ".join(missing)}')
+            else:
+                results[seed] = {arm: read_record(self._folder(arm, seed) / 'result.json') for arm in self.arms}
+        if not results:
+            raise ValueError(f'no seed of {list(self.baselines)} is finished for all arms in {self.out}: '
+                             f'{". ".join(left_out)}')
+        summary = _Summary(results, self.arms, self.cases, self._seen_cases(), _scenes(results))
+        tables = summary.tables()
+        lines = [f'Seeds {", ".join(map(str, results))}. Synthetic data: not comparable with published scores.'
+                 + ''.join(f' Left out: {reason}.' for reason in left_out)]
+        for title, (rows, caption) in tables.items():
+            lines += [f'**{title}**', markdown_table(rows), caption]
+        text = '\n\n'.join(lines)
+        record = dict(seeds=list(results), cases=list(self.cases), seen=sorted(self._seen_cases()),
+                      intervals=summary.intervals, tables={title: rows for title, (rows, _) in tables.items()},
+                      hours=summary.hours())
+        write_record(self.out / 'ablation.json', plain_values(record))
+        with atomic_path(self.out / 'ablation.md') as path:
+            path.write_text(f'{text}\n')
+        write_csv(self.out / 'ablation.csv', summary.rows())
+        if summary.intervals:
+            draw_ablation(self.out / 'ablation.png', {
+                ARMS[arm].title: intervals for arm, intervals in summary.intervals.items()}, self._seen_cases())
+        return text
+
+    def _missing(self, arm, seed):
+        """What an arm lacks to be reported under these settings, None for nothing."""
+        path = self._folder(arm, seed) / 'result.json'
+        if not path.is_file():
+            return f'{arm} is not finished'
+        result = read_record(path)
+        checkpoint = self.baselines[seed] or str(self.out / f'baseline_seed{seed}/latest.pth')
+        config = load_config(*self._config(arm, checkpoint))
+        if not Path(checkpoint).is_file() or result.get('key') != training_key(config, seed):
+            return f'{arm} was made with another config, baseline or data'
+        absent = set(self.cases) - set(result['tests'])
+        return f'{arm} was not tested under {sorted(absent)}' if absent else None
+
+    def _seen_cases(self):
+        """Cases that training draws."""
+        cfg = load_config(self.configs / ARMS[_FAIR].config, self.arm_options)
+        mixture = next(step for step in cfg.data.train.pipeline if step.type == 'SimulateFailure')
+        return {case for case, share in mixture.cases.items() if share > 0}
+
+
+class _Summary:
+    """Numbers over seeds of all arms and cases."""
+
+    def __init__(self, results, arms, cases, seen, scenes):
+        self.results, self.arms, self.cases, self.seen = results, arms, cases, seen
+        self.matches = {(seed, arm, case): DetectionMatches.load(self._record(seed, arm, case)['matches'])
+                        for seed in results for arm in arms for case in cases}
+        self.intervals = {arm: {} for arm in arms if arm != _FAIR}
+        pairs = [(arm, case) for arm in self.intervals for case in cases]
+        for arm, case in mmcv.track_iter_progress(pairs, file=sys.stderr):
+            models = [(self.matches[seed, arm, case], self.matches[seed, _FAIR, case]) for seed in results]
+            self.intervals[arm][case] = paired_bootstrap(models, scenes)._asdict()
+
+    def _record(self, seed, arm, case, control='learned'):
+        return self.results[seed][arm]['tests'][case][control]
+
+    def _over_seeds(self, value):
+        return np.array([value(seed) for seed in self.results], dtype=float)
+
+    def hours(self):
+        """Core-hours by kind of work, of the seeds that are finished; without what was interrupted."""
+        hours = defaultdict(float)
+        for arms in self.results.values():
+            for result in arms.values():
+                hours['training'] += result['train_seconds'] / 3600
+                hours['tests'] += sum(record['seconds'] for controls in result['tests'].values()
+                                      for record in controls.values()) / 3600
+        return dict(hours)
+
+    def rows(self):
+        """One row per seed, arm, case and control, for spreadsheets."""
+        return [dict(seed=seed, arm=arm, case=case, control=control, seen=case in self.seen,
+                     **record['scores'],
+                     **{f'recall {where}': record['recall'][where] for where in ('inside', 'outside')},
+                     lidar_attention=float(np.mean(list(record['attention'].values()))))
+                for seed, arms in self.results.items() for arm, result in arms.items()
+                for case, controls in result['tests'].items() for control, record in controls.items()]
+
+    def _headline(self, case):
+        return case if case in self.seen else f'{case} *'
+
+    def tables(self):
+        """Title -> (rows, caption)."""
+        tables = {
+            'mAP': (self._scores('mAP'), 'Mean over seeds, ± standard deviation. * zero-shot: not in training.'),
+            'NDS': (self._scores('NDS'), 'As above; mRA: mean over kinds of failures of NDS over clean NDS.'),
+        }
+        if len(self.arms) > 1:
+            tables['mAP against CMT + failure training'] = (
+                self._differences(), 'Difference with its 95 % interval, paired bootstrap over scenes with the trained '
+                'models held fixed: it says nothing of other seeds and is not corrected for the number of comparisons. '
+                'Bold where it excludes 0. In brackets behind it the difference of each seed.')
+            tables['Where the differences lie'] = (
+                self._where(), 'Mean over seeds and failures, less the same of CMT + failure training: recall within '
+                '2 m of boxes where a sensor is lost (inside) and elsewhere, AP by size and by distance of centres.')
+        if self._controlled_cases():
+            tables[f'Controls: mAP of {ARMS[_CONTROLLED].title}, with other weights in the same model'] = (
+                self._controls(), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
+                "anew among queries; oracle: the true targets. Share: gain of the learned weights over off by the "
+                "oracle's.")
+        routing = [arm for arm in self.arms if arm != _FAIR]
+        if routing:
+            tables['What the routers did'] = (
+                self._routing(routing), 'LiDAR / camera weight of queries whose place lost nothing, LiDAR, cameras; '
+                'AUROC of the weights against true failure, queries of the clean case among the negatives; LiDAR '
+                "attention: share of the cross-attention, mean over layers, with (without) the router's weights.")
+        return tables
+
+    def _scores(self, score):
+        rows = []
+        for arm in self.arms:
+            row = dict(arm=ARMS[arm].title)
+            for case in self.cases:
+                values = self._over_seeds(lambda seed: self._record(seed, arm, case)['scores'][score])
+                row[self._headline(case)] = _with_spread(values)
+            if score == 'NDS':
+                row['mRA'] = _with_spread(self._over_seeds(lambda seed: relative_accuracy(
+                    {case: self._record(seed, arm, case)['scores']['NDS'] for case in self.cases})[1]))
+            rows.append(row)
+        return rows
+
+    def _differences(self):
+        rows = []
+        for arm, intervals in self.intervals.items():
+            row = dict(arm=ARMS[arm].title)
+            for case, interval in intervals.items():
+                text = f'{interval["mean"]:+.3f} [{interval["low"]:+.3f}, {interval["high"]:+.3f}]'
+                text = f'**{text}**' if interval['low'] > 0 or interval['high'] < 0 else text
+                own, fair = (self._over_seeds(lambda seed: self._record(seed, name, case)['scores']['mAP'])
+                             for name in (arm, _FAIR))
+                row[self._headline(case)] = f'{text} ({", ".join(f"{value:+.3f}" for value in own - fair)})'
+            rows.append(row)
+        return rows
+
+    def _where(self):
+        columns = {'recall inside': ('recall', 'inside'), 'recall outside': ('recall', 'outside'),
+                   **{name: ('scores', name) for name in (*(f'AP {size}' for size in SIZE_GROUPS),
+                                                          *(f'AP at {distance:g} m' for distance in DISTANCES))}}
+
+        def mean(arm, part, name):
+            return _nan_mean([self._record(seed, arm, case)[part][name] for seed in self.results
+                              for case in self.cases if case != 'clean'])
+
+        return [dict(arm=ARMS[arm].title, **{title: _signed(mean(arm, *place) - mean(_FAIR, *place))
+                                             for title, place in columns.items()})
+                for arm in self.arms if arm != _FAIR]
+
+    def _controlled_cases(self):
+        if _CONTROLLED not in self.arms:
+            return []
+        tests = next(iter(self.results.values()))[_CONTROLLED]['tests']
+        return [case for case in self.cases if set(tests[case]) == set(CONTROLS)]
+
+    def _controls(self):
+        rows = []
+        for case in self._controlled_cases():
+            means = {control: self._over_seeds(lambda seed: self._record(
+                seed, _CONTROLLED, case, control)['scores']['mAP']).mean() for control in CONTROLS}
+            possible = means['oracle'] - means['off']
+            share = (means['learned'] - means['off']) / possible if possible > 0.005 else math.nan
+            rows.append(dict(case=case, **{control: float(value) for control, value in means.items()},
+                             share=float(share)))
+        return rows
+
+    def _routing(self, arms):
+        rows = []
+        for arm in arms:
+            for case in self.cases:
+                records = [self._record(seed, arm, case) for seed in self.results]
+                clean = [self._record(seed, arm, 'clean') for seed in self.results]
+                aurocs = [routing_auroc(*pair) for pair in zip(records, clean)]
+                off = None
+                if arm == _CONTROLLED and case in self._controlled_cases():
+                    off = [self._record(seed, arm, case, 'off') for seed in self.results]
+                rows.append({
+                    'arm': ARMS[arm].title, 'case': self._headline(case),
+                    **{region: _pair(records, region) for region in ('nothing lost', 'LiDAR lost', 'cameras lost')},
+                    'AUROC LiDAR': _nan_mean([auroc['lidar'] for auroc in aurocs]),
+                    'AUROC cameras': _nan_mean([auroc['camera'] for auroc in aurocs]),
+                    'LiDAR attention': _attention(records) + (f' ({_attention(off)})' if off else ''),
+                })
+        return rows
+
+
+def _with_spread(values):
+    return f'{values.mean():.3f}' + (f' ± {values.std(ddof=1):.3f}' if len(values) > 1 else '')
+
+
+def _signed(value):
+    return None if math.isnan(value) else f'{value:+.3f}'
+
+
+def _nan_mean(values):
+    values = [value for value in values if not math.isnan(value)]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _pair(records, region):
+    means = [_nan_mean([record['weights'][region][modality] for record in records]) for modality in ('lidar', 'camera')]
+    return None if any(map(math.isnan, means)) else ' / '.join(f'{mean:.2f}' for mean in means)
+
+
+def _attention(records):
+    return f'{np.mean([list(record["attention"].values()) for record in records]):.2f}'
+
+
+def _scenes(results):
+    """Sample token -> scene, as the first test noted it."""
+    return next(iter(next(iter(results.values())).values()))['scenes']
+
+
+def training_key(cfg, seed):
+    """16 hex digits that change with all that a training depends on, but for the code: settings, data, start, seed."""
+    files = [info_file(cfg, 'train'), *([cfg.load_from] if cfg.load_from else [])]
+    settings = {name: cfg.get(name) for name in _TRAINING_SETTINGS}
+    return content_key(settings, [file_sha256(path) for path in files], seed)
+
+
+def _train(config, options, folder, seed):
+    """Train to the end, going on from the latest checkpoint; returns seconds of wall time since the last start."""
+    start, started, finished = time.perf_counter(), folder / 'started.json', folder / 'finished.json'
+    cfg = load_config(config, options)
+    key = training_key(cfg, seed)
+    resumed = folder.is_dir() and find_latest_checkpoint(str(folder)) is not None
+    known = [read_record(path)['key'] for path in (started, finished) if path.is_file()]
+    if any(other != key for other in known) or (resumed and not known):
+        raise ValueError(f'{folder} holds a run of another config, baseline or data; give another --out or remove it')
+    if finished.is_file():
+        return read_record(finished)['seconds']
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(started, dict(key=key))
+    cfg.work_dir, cfg.auto_resume = str(folder), True
+    train_detector(cfg, Path(config).name, seed=seed, validate=False)
+    seconds = time.perf_counter() - start
+    write_record(finished, dict(key=key, seconds=seconds, resumed=resumed))
+    return seconds
+
+
+def _train_and_test(config, options, folder, seed, controls):
+    """One arm with one seed, in a process of its own; `controls` by case."""
+    seconds = _train(config, options, folder, seed)
+    cfg = load_config(config, options)
+    test = RobustnessTest(cfg, folder / 'latest.pth', folder / 'tests')
+    tests = {case: test.run(case, names) for case, names in controls.items()}
+    write_record(folder / 'result.json', dict(
+        key=read_record(folder / 'finished.json')['key'], train_seconds=seconds, tests=tests,
+        scenes=test.scene_of_sample))

@@ -1,0 +1,4 @@
+"""Adaptive query routing: how far each query trusts LiDAR and how far the cameras."""
+from .aqr_weight_generator import AQRWeightGenerator
+
+__all__ = ['AQRWeightGenerator']

@@ -1,0 +1,83 @@
+"""Where the router should have moved weight: targets from simulated failures (design section 6)."""
+from typing import NamedTuple
+
+import torch
+from mmdet.core import reduce_mean
+from torch.nn import functional as F
+
+from ..geometry import from_unit_range, full_precision
+
+
+class RoutingTargets(NamedTuple):
+    """What simulated failures say of the queries of a batch.
+
+    Attributes:
+        lidar_lost, cameras_lost: (B, Q) bool, the sensor is lost at the query's place.
+        weights: (B, Q, 2) LiDAR and camera weight to aim at: (0.5, 0.5) where neither or both are lost, (0, 1) where
+            LiDAR is, (1, 0) where the cameras are.
+        is_known: (B, Q) bool, False in samples whose failure is graded, which gives no target.
+    """
+
+    lidar_lost: torch.Tensor
+    cameras_lost: torch.Tensor
+    weights: torch.Tensor
+    is_known: torch.Tensor
+
+
+@torch.no_grad()
+def routing_targets(record, img_metas, pc_range, bev_cell_size):
+    """Compare queries with the failure records of their samples.
+
+    A query has lost LiDAR where its BEV cell, that is a place up to half a cell from its reference point, lost the
+    points of an object, or where its reference point lies outside a limited field of view; it has lost the cameras
+    where at least one view sees it and every view that does is lost.
+
+    Args:
+        record (RoutingRecord): of the batch.
+        img_metas (list[dict]): B dicts with ``failure`` (FailureRecord).
+        pc_range (list[float]): detection range, m.
+        bev_cell_size (tuple[float, float]): (x, y) size of a BEV cell, m.
+
+    Returns:
+        RoutingTargets
+
+    Raises:
+        ValueError: if a sample has no failure record.
+    """
+    if any('failure' not in meta for meta in img_metas):
+        raise ValueError("img_metas: every sample needs 'failure' to supervise the router (aqr_loss_weight > 0): the "
+                         "pipeline needs SimulateFailure, and Collect3D 'failure' among its meta_keys")
+    failures = [meta['failure'] for meta in img_metas]
+    points = from_unit_range(record.reference_points.float(), pc_range)
+    margin = max(bev_cell_size) / 2
+    lidar_lost = torch.stack([failure.lidar_lost(own, margin) for failure, own in zip(failures, points)])
+    seen = record.projections.pts_pers_valid
+    cameras_lost = torch.stack([failure.cameras_lost(own) for failure, own in zip(failures, seen)])  # (B, Q)
+    # Both lost: the preferences cancel.
+    preference = 0.5 * (cameras_lost.float() - lidar_lost.float())
+    weights = torch.stack([0.5 + preference, 0.5 - preference], dim=-1)  # (B, Q, 2)
+    is_known = torch.tensor([not failure.is_graded for failure in failures], device=points.device)
+    return RoutingTargets(lidar_lost, cameras_lost, weights, is_known.unsqueeze(1).expand_as(lidar_lost))
+
+
+@full_precision
+def routing_loss(lidar_weights, camera_weights, targets, is_supervised):
+    """Binary cross entropy of both weights, mean over the supervised queries of all processes.
+
+    Where the target is 0.5 its least value is log 2, at a weight of 0.5.
+
+    Args:
+        lidar_weights, camera_weights (Tensor): (B, Q) in [0, 1].
+        targets (RoutingTargets): of the same queries.
+        is_supervised (Tensor): (B, Q) bool; of these, queries with a known target count.
+
+    Returns:
+        Tensor: scalar with gradient; 0 where no process has a query that counts.
+    """
+    counts = (is_supervised & targets.is_known).unsqueeze(-1)  # (B, Q, 1)
+    weights = torch.stack([lidar_weights, camera_weights], dim=-1).float()  # (B, Q, 2)
+    losses = F.binary_cross_entropy(weights, targets.weights.to(weights), reduction='none')
+    # Mean over processes of sum over own queries: together with the mean that distributed training takes of the
+    # gradients it is the mean over all queries.
+    total = reduce_mean(counts.sum().float()).clamp(min=1e-6)  # less than 1 where few of many processes have queries
+    return torch.where(counts, losses, 0).sum() / (2 * total)

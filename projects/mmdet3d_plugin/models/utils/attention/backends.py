@@ -1,0 +1,60 @@
+"""The ways to compute biased attention exactly without a (Q, F) bias: what each serves, and how it runs.
+
+Back ends do not know each other. The first of the table that serves a call runs it.
+"""
+from typing import Callable, NamedTuple
+
+from . import channels, cpu_tiles
+
+
+class Backend(NamedTuple):
+    """A way to compute biased attention.
+
+    Attributes:
+        name: for messages.
+        obstacle: (AttentionBias, torch.device) -> what keeps it from serving them, in words, or None.
+        run: (query, key, value, bias) -> output, as :func:`fused_attention`.
+    """
+
+    name: str
+    obstacle: Callable
+    run: Callable
+
+
+BACKENDS = (
+    Backend('CPU tiles', cpu_tiles.obstacle, cpu_tiles.tiled_attention),
+    Backend('channels', channels.obstacle, channels.channel_attention),
+)
+
+
+def fused_obstacle(bias, device):
+    """What keeps every back end from serving a bias on a device, in words, or None where one of them serves."""
+    reasons = [backend.obstacle(bias, device) for backend in BACKENDS]
+    if None in reasons:
+        return None
+    return '; '.join(f'{backend.name}: {reason}' for backend, reason in zip(BACKENDS, reasons))
+
+
+def fused_attention(query, key, value, bias):
+    """``softmax(q k^T / sqrt(d) + bias) v``, exact, with exact gradients of q, k, v and the bias' values.
+
+    Args:
+        query (Tensor): (B, heads, Q, d).
+        key, value (Tensor): (B, heads, F, d).
+        bias (AttentionBias): for these queries and keys; with windows only on CPU.
+
+    Returns:
+        Tensor: (B, heads, Q, d).
+
+    Raises:
+        ValueError: if the bias does not fit queries and keys, or no back end serves it on their device.
+    """
+    batch, heads, num_query, _ = query.shape
+    allowed = (batch, num_query, key.shape[2]), (batch, heads, num_query, key.shape[2])
+    if tuple(bias.shape) not in allowed:
+        raise ValueError(f'bias must be (B, Q, F) or (B, heads, Q, F), here {allowed[0]} or {allowed[1]}, got '
+                         f'{tuple(bias.shape)}')
+    for backend in BACKENDS:
+        if backend.obstacle(bias, query.device) is None:
+            return backend.run(query, key, value, bias)
+    raise ValueError(f'no back end serves this bias: {fused_obstacle(bias, query.device)}')

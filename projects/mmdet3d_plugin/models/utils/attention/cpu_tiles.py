@@ -1,0 +1,211 @@
+"""Exact biased attention without a (Q, F) bias: flash attention per tile of keys, merged by log-sum-exp
+(design section 5).
+
+Softmax over all keys is the mixture of softmaxes over tiles of keys, weighted by their log-sum-exps. A bias that is
+constant on a tile only shifts the tile's log-sum-exp, so the kernel never sees it. A windowed bias touches few (query,
+tile) pairs; these alone get a mask, shared by all heads. Given the merged output and log-sum-exp, the flash backward of
+every tile is exact.
+"""
+import functools
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch.autograd.function import once_differentiable
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+# Keys per tile of a windowed segment: smaller tiles mean less masked work and more kernel calls.
+TILE_KEYS = 2048
+_PLANS = weakref.WeakKeyDictionary()
+
+
+def obstacle(bias, device):
+    """What keeps :func:`tiled_attention` from serving a bias, in words, or None.
+
+    Args:
+        bias (AttentionBias): to apply; any will do.
+        device (torch.device): of queries and keys.
+    """
+    return None if device.type == 'cpu' else f'a device other than the CPU, here {device.type}'
+
+
+def tiled_attention(query, key, value, bias, tile_keys=TILE_KEYS):
+    """Biased attention by PyTorch's flash kernels for CPU.
+
+    Args:
+        query, key, value, bias: see :func:`.backends.fused_attention`.
+        tile_keys (int): keys per tile of a windowed segment, at least; a tile has whole rows of the map.
+
+    Returns:
+        Tensor: (B, heads, Q, d).
+    """
+    return _TiledAttention.apply(query, key, value, bias.values, bias, tile_keys)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Attention of some queries of one or all samples to a run of keys.
+
+    Attributes:
+        batch: slice of samples.
+        queries: (N,) indices, None for all.
+        keys: slice of keys, never empty: the kernel divides by their number.
+        segment: which of the bias' values applies.
+        is_first: first tile on these samples and keys.
+        shift: (b, heads or 1, N) added to every score, None for none.
+        mask: (b, heads or 1, N, K) added to the scores, None for none.
+        cone: (N, K) factors of the value in ``mask``.
+    """
+
+    batch: slice
+    queries: Optional[torch.Tensor]
+    keys: slice
+    segment: int
+    is_first: bool = True
+    shift: Optional[torch.Tensor] = None
+    mask: Optional[torch.Tensor] = None
+    cone: Optional[torch.Tensor] = None
+
+    @functools.cached_property
+    def cone_mask(self):
+        """Mask of the attention whose weights are those of the tile times ``cone``; made once for all layers."""
+        return self.mask + self.cone.log()
+
+    def pick(self, x):
+        """The tile's samples and queries of (B, heads, Q, ...)."""
+        x = x[self.batch]
+        return x if self.queries is None else x.index_select(2, self.queries)
+
+    def put(self, x, part):
+        """Overwrite them."""
+        if self.queries is None:
+            x[self.batch] = part
+        else:
+            x[self.batch].index_copy_(2, self.queries, part)
+
+    def add(self, x, part):
+        """Add to them."""
+        if self.queries is None:
+            x[self.batch] += part
+        else:
+            x[self.batch].index_add_(2, self.queries, part.to(x.dtype))
+
+    def add_to_keys(self, x, part):
+        """Add to the tile's samples and keys of (B, heads, F, d), which nobody has written before the first tile."""
+        if self.is_first:
+            x[self.batch, :, self.keys] = part
+        else:
+            x[self.batch, :, self.keys] += part
+
+
+def _plan(bias, dtype, tile_keys):
+    """Tiles of a bias, made once per forward pass and shared by all layers; again if its values were changed in place.
+    """
+    state = bias.values._version, dtype, tile_keys
+    if bias not in _PLANS or _PLANS[bias][0] != state:
+        with torch.no_grad():
+            values = bias.per_head().detach().to(dtype)
+            _PLANS[bias] = state, list(
+                _window_tiles(bias, values, tile_keys) if bias.is_local else _whole_tiles(bias, values))
+    return _PLANS[bias][1]
+
+
+def _whole_tiles(bias, values):
+    """One tile per segment: its bias is a shift."""
+    for segment, keys in enumerate(bias.segments):
+        if keys.stop > keys.start:
+            yield _Tile(slice(None), None, keys, segment, shift=values[..., segment])
+
+
+def _window_tiles(bias, values, tile_keys):
+    """Stripes of rows; the queries whose window reaches into a stripe are masked there, the others are not."""
+    for sample in range(values.shape[0]):
+        batch = slice(sample, sample + 1)
+        for segment, (keys, (height, width)) in enumerate(zip(bias.segments, bias.shapes)):
+            if bias.windows[segment] is None:
+                if keys.stop > keys.start:
+                    yield _Tile(batch, None, keys, segment, shift=values[batch, ..., segment])
+                continue
+            stripe = max(1, tile_keys // max(width, 1))
+            reach = bias.windows[segment] // 2
+            row, seen = bias.cells[sample, :, segment, 0], bias.seen[sample, :, segment]
+            for top in range(0, height if width else 0, stripe):
+                rows = range(top, min(top + stripe, height))
+                run = slice(keys.start + rows.start * width, keys.start + rows.stop * width)
+                reached = seen & (row >= rows.start - reach) & (row < rows.stop + reach)
+                inside, outside = reached.nonzero().flatten(), (~reached).nonzero().flatten()
+                if len(inside):
+                    cone = bias.cone(segment, (sample, inside), rows, dtype=values.dtype)  # (N, K)
+                    mask = values[batch, :, inside, segment].unsqueeze(-1) * cone
+                    yield _Tile(batch, inside, run, segment, mask=mask, cone=cone)
+                if len(outside):
+                    yield _Tile(batch, outside if len(inside) else None, run, segment, is_first=not len(inside))
+
+
+class _TiledAttention(torch.autograd.Function):
+    """Flash attention per tile on CPU; statistics in float32 or wider."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, values, bias, tile_keys):
+        scale = 1 / math.sqrt(query.shape[-1])
+        wide = torch.promote_types(query.dtype, torch.float32)
+        tiles = _plan(bias, wide, tile_keys)
+        out = torch.zeros_like(query, dtype=wide)
+        lse = query.new_full(query.shape[:-1], -math.inf, dtype=wide)
+        parts = []
+        for tile in tiles:
+            part = _flash(tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys], 0.0, False,
+                          attn_mask=tile.mask, scale=scale)
+            part_out, part_lse = part[0], part[1]
+            if tile.shift is not None:
+                part_lse = part_lse + tile.shift
+                parts += [part_out, part_lse]
+            before = tile.pick(lse)
+            after = torch.logaddexp(before, part_lse.to(wide))
+            keep, take = (before - after).exp().unsqueeze(-1), (part_lse - after).exp().unsqueeze(-1)
+            tile.put(out, tile.pick(out) * keep + part_out * take)
+            tile.put(lse, after)
+        out = out.to(query.dtype)
+        ctx.save_for_backward(query, key, value, out, lse, *parts)
+        ctx.tiles, ctx.scale, ctx.values_shape, ctx.values_dtype = tiles, scale, values.shape, values.dtype
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        query, key, value, out, lse, *parts = ctx.saved_tensors
+        wide = lse.dtype
+        grad_query = torch.zeros_like(query, dtype=wide)
+        grad_key, grad_value = (torch.empty_like(x, dtype=wide) for x in (key, value))
+        heads = ctx.values_shape[1] if len(ctx.values_shape) == 4 else 1
+        grad_values = lse.new_zeros(query.shape[0], heads, *ctx.values_shape[-2:])
+        grad_out = grad_out.contiguous()
+        baseline = (grad_out.to(wide) * out.to(wide)).sum(-1)  # (B, heads, Q)
+        for tile in ctx.tiles:
+            inputs = tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys]
+            tile_grad, tile_lse = tile.pick(grad_out), tile.pick(lse)
+            # The kernel recomputes exp(score + mask - lse): the shift, which it does not know, goes to the lse.
+            kernel_lse = tile_lse if tile.shift is None else (tile_lse - tile.shift).to(wide)
+            grads = _flash_backward(tile_grad, *inputs, tile.pick(out), kernel_lse, 0.0, False, attn_mask=tile.mask,
+                                    scale=ctx.scale)
+            tile.add(grad_query, grads[0])
+            tile.add_to_keys(grad_key, grads[1])
+            tile.add_to_keys(grad_value, grads[2])
+            if not ctx.needs_input_grad[3] or (tile.shift is None and tile.mask is None):
+                continue
+            if tile.shift is not None:
+                part_out, part_lse, *parts = parts
+            else:
+                # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is
+                # masked entirely (the kernel would return lse 0): a window that reaches a stripe has its centre's
+                # column there.
+                part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.cone_mask, scale=ctx.scale)
+            weight = (part_lse - tile_lse).exp()
+            difference = weight * ((tile_grad.to(wide) * part_out).sum(-1) - tile.pick(baseline))  # (b, heads, N)
+            tile.add(grad_values[..., tile.segment], difference if heads > 1 else difference.sum(1, keepdim=True))
+        grads = [grad.to(x.dtype) for grad, x in zip((grad_query, grad_key, grad_value), (query, key, value))]
+        return *grads, grad_values.view(ctx.values_shape).to(ctx.values_dtype), None, None

@@ -1,0 +1,165 @@
+import math
+
+import torch
+from mmcv.cnn import xavier_init
+from mmcv.cnn.bricks.transformer import build_transformer_layer_sequence
+from mmcv.runner import BaseModule
+from mmdet.models.utils.builder import TRANSFORMER
+from torch import nn
+
+from ..attention.attention_bias import AttentionBias
+from ..token_layout import TokenLayout
+
+
+@TRANSFORMER.register_module()
+class CmtTransformer(BaseModule):
+    """CMT's decoder over LiDAR and camera tokens (Yan et al., ICCV 2023).
+
+    Args:
+        decoder (dict): config of the layer sequence.
+        local_start (float | None): where given, the query and key projections of every cross-attention start as one and
+            the same random orthogonal matrix times this factor (> 0), so that queries attend to tokens with a position
+            embedding like theirs from the first step on.
+        position_in_content (bool): queries start from a linear map of their position embedding, zero at first.
+            Published checkpoints need False: there, queries start from zeros, so that a query knows its own place only
+            by what it attends to, and how far along a camera ray it lies not at all.
+        init_cfg (dict | None): as in mmcv.
+    """
+
+    def __init__(self, decoder, local_start=None, position_in_content=False, init_cfg=None):
+        super().__init__(init_cfg)
+        if local_start is not None and not (math.isfinite(local_start) and local_start > 0):
+            raise ValueError(f'local_start must be None or a finite number > 0, got {local_start}')
+        self.local_start = local_start
+        self.decoder = build_transformer_layer_sequence(decoder)
+        self.embed_dims = self.decoder.embed_dims
+        self.query_start = nn.Linear(self.embed_dims, self.embed_dims) if position_in_content else None
+
+    def init_weights(self):
+        """Xavier-uniform matrices, as DETR, and then ``local_start``."""
+        for module in self.modules():
+            if getattr(module, 'weight', None) is not None and module.weight.dim() > 1:
+                xavier_init(module, distribution='uniform')
+        if self.query_start is not None:
+            nn.init.zeros_(self.query_start.weight)
+            nn.init.zeros_(self.query_start.bias)
+        if self.local_start is not None:
+            slot = self.decoder.attention_slot('cross_attn')
+            for layer in self.decoder.layers:
+                self._start_local(layer.attentions[slot].attn)
+        self._is_init = True
+
+    @torch.no_grad()
+    def _start_local(self, attn):
+        """Tie the query and key projections of an attention with the parameters of nn.MultiheadAttention; their biases
+        are zero from the constructor.
+        """
+        query, key, _ = attn.in_proj_weight.chunk(3)
+        nn.init.orthogonal_(query, gain=self.local_start)
+        key.copy_(query)
+        if attn.in_proj_bias is not None:
+            attn.in_proj_bias[:2 * self.embed_dims] = 0
+
+    def forward(self, x, x_img, query_embed, bev_pos_embed, rv_pos_embed, attn_masks=None, aqr_attention_bias=None,
+                reg_branch=None):
+        """Decode queries.
+
+        Args:
+            x (Tensor | None): (B, C, H, W) BEV features.
+            x_img (Tensor | None): (B * V, C, h, w) camera features.
+            query_embed (Tensor): (B, Q, C) position embedding of the queries.
+            bev_pos_embed (Tensor | None): (H * W, C).
+            rv_pos_embed (Tensor | None): (B * V, h, w, C).
+            attn_masks (Tensor | list | None): a tensor is the denoising mask (Q, Q) of self-attention; a list holds one
+                mask or None per attention, in the order of the layer's operations.
+            aqr_attention_bias (AttentionBias | Tensor | Sequence | None): (B, Q, F), added to the cross-attention
+                scores of every layer; or a list with one AttentionBias for each, (B, Q, F) or (B, heads, Q, F).
+            reg_branch: must be None; CMT does not refine boxes between layers.
+
+        Returns:
+            tuple[Tensor, Tensor]: (L, B, Q, C) decoded queries and (F, B, C) tokens.
+
+        Raises:
+            TypeError: for ``attn_masks`` of another type.
+            ValueError: for masks that do not fit, or a ``reg_branch``.
+        """
+        if reg_branch is not None:
+            raise ValueError('reg_branch: CMT does not refine boxes between decoder layers, only None is allowed')
+        batch = query_embed.shape[0]
+        layout = TokenLayout.from_features(x, x_img, batch)
+        memory = layout.flatten(x, x_img, batch)  # (F, B, C)
+        positions = []
+        if x is not None:
+            positions.append(bev_pos_embed.unsqueeze(1).expand(-1, batch, -1))  # (H * W, B, C)
+        if x_img is not None:
+            views = rv_pos_embed.unflatten(0, (batch, -1)).permute(1, 2, 3, 0, 4)  # (V, h, w, B, C)
+            positions.append(views.flatten(0, 2))
+        query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
+        masks = self._layer_masks(attn_masks, aqr_attention_bias,
+                                  (batch, query_embed.shape[1], layout.num_tokens))
+        query = torch.zeros_like(query_pos) if self.query_start is None else self.query_start(query_pos)
+        out = self.decoder(
+            query=query, key=memory, value=memory, query_pos=query_pos, key_pos=torch.cat(positions), layer_masks=masks)
+        return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
+
+    def _layer_masks(self, attn_masks, bias, shape):
+        """Masks of each layer; one bias for all joins them once."""
+        layers = len(self.decoder.layers)
+        if not isinstance(bias, (list, tuple)):
+            return [self._slot_masks(attn_masks, bias, shape)] * layers
+        if len(bias) != layers:
+            raise ValueError(f'aqr_attention_bias: a list needs one bias per layer ({layers}), got {len(bias)}')
+        return [self._slot_masks(attn_masks, own, shape) for own in bias]
+
+    def _slot_masks(self, attn_masks, bias, shape):
+        """Masks in the order of the layer's attentions, the bias in the cross-attention's place."""
+        self_slot, cross_slot = (self.decoder.attention_slot(kind) for kind in ('self_attn', 'cross_attn'))
+        if attn_masks is None:
+            masks = [None, None]
+        elif isinstance(attn_masks, torch.Tensor):
+            masks = [None, None]
+            masks[self_slot] = attn_masks
+        elif isinstance(attn_masks, (list, tuple)):
+            if len(attn_masks) != 2:
+                raise ValueError('attn_masks: a list needs one entry per attention of a layer (2), got '
+                                 f'{len(attn_masks)}')
+            masks = list(attn_masks)
+        else:
+            raise TypeError('attn_masks must be None, a tensor (denoising mask) or a list of two masks, got '
+                            f'{type(attn_masks).__name__}')
+        batch, num_query, num_tokens = shape
+        allowed = {self_slot: (torch.Tensor, ), cross_slot: (torch.Tensor, AttentionBias)}
+        for slot, mask in enumerate(masks):
+            if mask is not None and not isinstance(mask, allowed[slot]):
+                names = ' or '.join(kind.__name__ for kind in allowed[slot])
+                raise TypeError(f'attn_masks[{slot}] must be None or {names}, got {type(mask).__name__}')
+        if masks[cross_slot] is not None and tuple(masks[cross_slot].shape[-2:]) != (num_query, num_tokens):
+            raise ValueError(f'attn_masks: the cross-attention mask must end in {(num_query, num_tokens)}, got '
+                             f'{tuple(masks[cross_slot].shape)}')
+        if masks[self_slot] is not None and tuple(masks[self_slot].shape[-2:]) != (num_query, num_query):
+            raise ValueError(f'attn_masks: the self-attention mask must end in {(num_query, num_query)}, got '
+                             f'{tuple(masks[self_slot].shape)}')
+        if bias is not None:
+            if not isinstance(bias, AttentionBias) and not (isinstance(bias, torch.Tensor)
+                                                            and bias.is_floating_point()):
+                raise TypeError('aqr_attention_bias must be an AttentionBias or a floating-point tensor, got '
+                                f'{getattr(bias, "dtype", type(bias).__name__)}')
+            if (bias.shape[0], *bias.shape[-2:]) != shape or (isinstance(bias, torch.Tensor) and bias.dim() != 3):
+                raise ValueError(f'aqr_attention_bias must be (B, Q, F) = {shape}, got {tuple(bias.shape)}')
+            masks[cross_slot] = _add_mask(bias, masks[cross_slot])
+        return masks
+
+
+def _add_mask(bias, mask):
+    """Bias (B, Q, F) plus a mask (Q, F) or (B, Q, F): bool True = forbidden, float = added."""
+    if mask is None:
+        return bias
+    bias, mask = (x.dense() if isinstance(x, AttentionBias) else x for x in (bias, mask))
+    if bias.dim() == 4 or mask.dim() == 4:
+        raise ValueError('attn_masks: a mask beside a bias of its own per head is not supported')
+    if mask.dim() == 3 and mask.shape[0] != bias.shape[0]:
+        raise ValueError('attn_masks: a cross-attention mask beside the AQR bias must be (Q, F) or (B, Q, F), got '
+                         f'{tuple(mask.shape)}')
+    if mask.dtype == torch.bool:
+        return bias.masked_fill(mask, -math.inf)
+    return bias + mask

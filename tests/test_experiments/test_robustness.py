@@ -1,0 +1,186 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmcv.utils import ConfigDict
+from nuscenes import NuScenes
+
+from projects.mmdet3d_plugin.apis import load_config, run_test
+from projects.mmdet3d_plugin.apis.test import build_trained_model
+from projects.mmdet3d_plugin.core.failure_record import FailureRecord
+from projects.mmdet3d_plugin.evaluation.detection_matches import DetectionMatches, mean_ap
+from projects.mmdet3d_plugin.experiments.robustness import (
+    RobustnessTest,
+    measure_robustness,
+    relative_accuracy,
+    routing_auroc,
+)
+from projects.mmdet3d_plugin.experiments.router_controls import CONTROLS, ControlledRouter
+
+
+@pytest.fixture(scope='module')
+def make_config(repo_root, synthetic_nuscenes):
+    """Function that loads a config with the generated set as its test data."""
+
+    def make(name='cmt_aqr_synthetic_failures.py', **options):
+        return load_config(repo_root / 'configs' / name, {
+            'data.test.pipeline.1.test_mode': True,  # the newest sweeps, not some at random
+            'data.test.data_root': f'{synthetic_nuscenes}/',
+            'data.test.ann_file': str(synthetic_nuscenes / 'nuscenes_infos_val.pkl'), **options})
+
+    return make
+
+
+@pytest.fixture(scope='module')
+def checkpoints(repo_root, make_config, tmp_path_factory):
+    """The published baseline, and the same with a router of random weights."""
+    baseline = repo_root / 'configs/checkpoints/cmt_synthetic.pth'
+    model = build_trained_model(make_config(), str(baseline))
+    torch.manual_seed(0)
+    last = model.pts_bbox_head.aqr_router.mlp[-1]
+    torch.nn.init.normal_(last.weight, std=0.3)
+    routed = tmp_path_factory.mktemp('checkpoints') / 'routed.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(CLASSES=model.CLASSES)), routed)
+    return dict(baseline=baseline, routed=routed)
+
+
+@pytest.fixture(scope='module')
+def clean(make_config, checkpoints, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('clean')
+    return folder, RobustnessTest(make_config(), checkpoints['routed'], folder, CONTROLS).run('clean')
+
+
+def test_clean_scores_are_those_of_test_py(make_config, checkpoints, clean):
+    metrics = run_test(make_config(), str(checkpoints['routed']), metrics=['bbox'], seed=0)
+    _, records = clean
+    for score in ('mAP', 'NDS', 'mATE'):
+        assert records['learned']['scores'][score] == pytest.approx(metrics[f'pts_bbox_NuScenes/{score}'], abs=1e-4)
+    matches = DetectionMatches.load(records['learned']['matches'])
+    assert mean_ap(matches) == pytest.approx(records['learned']['scores']['mAP'], abs=1e-9)
+    assert records['learned']['scores']['mAP'] > 0.3
+
+
+def test_without_bias_it_is_the_baseline(make_config, checkpoints, clean, tmp_path):
+    """Also the oracle: nothing has failed."""
+    baseline = RobustnessTest(make_config('cmt_synthetic_failures.py'), checkpoints['baseline'], tmp_path).run('clean')
+    _, records = clean
+    for control in ('off', 'oracle'):
+        assert records[control]['scores'] == pytest.approx(baseline['learned']['scores'], abs=2e-3, nan_ok=True)
+    assert records['learned']['scores']['mAP'] != pytest.approx(records['off']['scores']['mAP'], abs=1e-4)
+    assert baseline['learned']['weights'] == {} and baseline['learned']['queries'] is None
+
+
+def test_results_are_kept(make_config, checkpoints, clean, monkeypatch):
+    folder, records = clean
+    test = RobustnessTest(make_config(), checkpoints['routed'], folder, CONTROLS)
+    monkeypatch.setattr(test, '_test', None)
+    assert test.run('clean') == records
+    with pytest.raises(TypeError):
+        test.run('lidar_drop')
+    with pytest.raises(TypeError):
+        RobustnessTest.run(_changed(test, make_config(**{'model.pts_bbox_head.aqr_bias_strength': 3.0})), 'clean')
+
+
+def _changed(test, cfg):
+    test.cfg = cfg
+    return test
+
+
+def test_regions_boxes_and_weights(make_config, checkpoints, clean, synthetic_nuscenes, tmp_path):
+    """Field of view: queries and boxes beyond 60 degrees, by the angle of the devkit's own boxes in the LiDAR frame."""
+    record = RobustnessTest(make_config(), checkpoints['routed'], tmp_path).run('fov:60')['learned']
+    matches = DetectionMatches.load(record['matches'])
+    nusc = NuScenes('v1.0-mini', str(synthetic_nuscenes), verbose=False)
+    inside = 0
+    for token in matches.sample_tokens:
+        _, boxes, _ = nusc.get_sample_data(nusc.get('sample', str(token))['data']['LIDAR_TOP'])
+        centers = {tuple(np.round(nusc.get_box(box.token).center, 4)): box.center for box in boxes}
+        own = matches.gt_center[matches.sample_tokens[matches.gt_sample] == token]
+        local = np.array([centers[tuple(np.round(center, 4))] for center in own]).reshape(-1, 3)
+        inside += (np.abs(np.degrees(np.arctan2(local[:, 0], local[:, 1]))) > 60).sum()
+    assert 0 < inside == record['recall']['boxes_inside']
+    assert record['recall']['boxes_outside'] == len(matches.gt_sample) - inside
+
+    queries = dict(np.load(record['queries']))
+    lost = queries['lidar_lost']
+    assert 0.5 < lost.mean() < 0.8 and not queries['cameras_lost'].any()
+    weights = record['weights']
+    assert weights['LiDAR lost']['queries'] == lost.sum() and math.isnan(weights['both lost']['lidar'])
+    assert weights['LiDAR lost']['lidar'] == pytest.approx(queries['lidar_weights'][lost].mean(), abs=1e-6)
+    assert weights['nothing lost']['camera'] == pytest.approx(queries['camera_weights'][~lost].mean(), abs=1e-6)
+
+    found = routing_auroc(record, clean[1]['learned'])
+    reference = dict(np.load(clean[1]['learned']['queries']))
+    score = queries['camera_weights'] - queries['lidar_weights']
+    negatives = np.concatenate([score[~lost], reference['camera_weights'] - reference['lidar_weights']])
+    wins = (score[lost][:, None] > negatives) + 0.5 * (score[lost][:, None] == negatives)
+    assert found['lidar'] == pytest.approx(wins.mean(), abs=1e-9) and math.isnan(found['camera'])
+
+
+def test_controls_change_the_weights_as_they_say(make_config, checkpoints):
+    cfg = make_config()
+    model = build_trained_model(cfg, str(checkpoints['routed']))
+    head = model.pts_bbox_head
+    router = ControlledRouter(head)
+    torch.manual_seed(1)
+    failure = FailureRecord('view_drop:3', views_lost=np.array([True] * 3 + [False] * 3), field_of_view=60.0)
+    metas = [dict(lidar2img=[np.eye(4)] * 6, pad_shape=[(96, 224, 3)] * 6, failure=failure)]
+    x, x_img = torch.randn(1, 96, 32, 32), torch.randn(6, 96, 6, 14)
+    reference = torch.rand(1, 50, 3)
+    out = {}
+    for control in CONTROLS:
+        router.select(control)
+        with torch.no_grad():
+            _, _, bias, record = head._apply_aqr_modulation(x, x_img, reference, metas)
+        out[control] = record.lidar_weights, record.camera_weights
+    lidar, camera = out['learned']
+    assert lidar.std() > 0.01
+    assert all((w == 0.5).all() for w in out['off'])
+    for learned, averaged, shuffled in zip(out['learned'], out['averaged'], out['shuffled']):
+        assert torch.allclose(averaged, learned.mean().expand_as(averaged))
+        assert torch.equal(shuffled.sort()[0], learned.sort()[0]) and not torch.equal(shuffled, learned)
+    pairs = set(zip(out['oracle'][0].flatten().tolist(), out['oracle'][1].flatten().tolist()))
+    assert pairs <= {(0.5, 0.5), (0.0, 1.0), (1.0, 0.0)} and (0.0, 1.0) in pairs
+    router.select('shuffled')
+
+    def shuffle():
+        with torch.no_grad():
+            return head._apply_aqr_modulation(x, x_img, reference, metas)[3].lidar_weights
+
+    router.restart()
+    first, second = shuffle(), shuffle()
+    router.restart()
+    assert torch.equal(shuffle(), first) and not torch.equal(first, second)
+    with pytest.raises(ValueError, match="control must be one of .*got 'best'"):
+        router.select('best')
+    with pytest.raises(ValueError, match='enable_aqr=True'):
+        ControlledRouter(ConfigDict(enable_aqr=False))
+
+
+def test_relative_accuracy():
+    ra, mean = relative_accuracy({'clean': 0.8, 'beams:4': 0.4, 'beams:8': 0.6, 'lidar_drop': 0.2})
+    assert ra == {'clean': 1.0, 'beams:4': 0.5, 'beams:8': pytest.approx(0.75), 'lidar_drop': 0.25}
+    assert mean == pytest.approx((0.625 + 0.25) / 2)
+    assert math.isnan(relative_accuracy({'clean': 0.8})[1])
+    orders = [relative_accuracy({'clean': 1.0, 'fov:60': 0.9, joined: 0.1, 'camera_drop': 0.8})[1]
+              for joined in ('fov:60+lidar_drop', 'lidar_drop+fov:60')]
+    assert orders == pytest.approx([0.6, 0.6])  # a kind of its own
+
+
+def test_tables(make_config, checkpoints, tmp_path):
+    table = measure_robustness(make_config(), str(checkpoints['routed']), ['object_failure:0.5'], tmp_path)
+    rows = json.loads((tmp_path / 'robustness.json').read_text())['cases']
+    assert [row['case'] for row in rows] == ['clean', 'object_failure:0.5'] and rows[0]['RA'] == 1
+    assert '| object_failure:0.5 | learned |' in table
+    assert (tmp_path / 'robustness.md').read_text() == f'{table}\n'
+    assert (tmp_path / 'robustness.csv').read_text().count('\n') == 3
+
+
+def test_mistakes(make_config, checkpoints, tmp_path):
+    with pytest.raises(ValueError, match='no failure; allowed'):
+        measure_robustness(make_config(), str(checkpoints['routed']), ['fog'], tmp_path)
+    with pytest.raises(ValueError, match='model without router'):
+        RobustnessTest(make_config('cmt_synthetic_failures.py'), checkpoints['baseline'], tmp_path, CONTROLS)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,42 @@
+import os
+
+import pytest
+
+from projects.mmdet3d_plugin.utils.atomic_file import atomic_path, atomic_symlink
+
+
+def test_the_file_appears_when_the_block_ends_and_keeps_its_suffix(tmp_path):
+    path = tmp_path / 'new' / 'file.json'
+    with atomic_path(str(path)) as temporary:
+        assert temporary.parent == path.parent and temporary.suffix == '.json'
+        temporary.write_text('new')
+        assert not path.exists()
+    assert path.read_text() == 'new' and os.listdir(path.parent) == ['file.json']
+
+
+def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / 'file.txt'
+    path.write_text('old')
+    with pytest.raises(RuntimeError, match='half way'), atomic_path(path) as temporary:
+        temporary.write_text('ne')
+        raise RuntimeError('half way')
+    assert path.read_text() == 'old' and os.listdir(tmp_path) == ['file.txt']
+
+
+def test_a_leftover_of_a_killed_process_is_overwritten(tmp_path):
+    with atomic_path(tmp_path / 'file.txt') as temporary:
+        temporary.write_text('first')
+    temporary.write_text('what a killed process left, and longer')
+    with atomic_path(tmp_path / 'file.txt') as temporary:
+        temporary.write_text('second')
+    assert (tmp_path / 'file.txt').read_text() == 'second' and os.listdir(tmp_path) == ['file.txt']
+
+
+def test_a_link_is_replaced_not_followed(tmp_path):
+    link = tmp_path / 'latest.pth'
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
+        (tmp_path / name).write_text(name)
+        atomic_symlink(name, link)
+        assert os.readlink(link) == name and link.read_text() == name
+    assert (tmp_path / 'epoch_1.pth').read_text() == 'epoch_1.pth'
+    assert sorted(os.listdir(tmp_path)) == ['epoch_1.pth', 'epoch_2.pth', 'latest.pth']
