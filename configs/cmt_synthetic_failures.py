@@ -14,4 +14,4 @@ total_epochs = 1
 evaluation = dict(interval=1)
 log_config = dict(interval=20)
 custom_hooks = [dict(type='AQRMonitorHook', interval=20, nonfinite_loss='skip')]
-load_from = 'configs/checkpoints/cmt_synthetic.pth'
+load_from = 'checkpoints/cmt_synthetic.pth'

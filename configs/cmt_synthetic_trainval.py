@@ -1,4 +1,4 @@
-# The baseline from scratch on a larger synthetic set, as configs/checkpoints/cmt_synthetic.pth was trained.
+# The baseline from scratch on a larger synthetic set, as checkpoints/cmt_synthetic.pth was trained.
 _base_ = './cmt_synthetic.py'
 data_root = 'data/nuscenes_synthetic_trainval/'
 train_infos = data_root + 'nuscenes_infos_train.pkl'

@@ -127,7 +127,7 @@ def test_grid_covers_range(name):
     model = load(name).model
     train = model.train_cfg.pts
     low, high = train.point_cloud_range[:3], train.point_cloud_range[3:]
-    for cells, size, extent in zip(train.grid_size, train.voxel_size, (h - l for l, h in zip(low, high))):
+    for cells, size, extent in zip(train.grid_size, train.voxel_size, (end - start for start, end in zip(low, high))):
         assert cells * size == pytest.approx(extent)
     # Otherwise the upsampled levels of the LiDAR neck differ in size.
     stride = train.out_size_factor * math.prod(model.pts_backbone.layer_strides)

@@ -5,6 +5,7 @@ from mmdet3d.core.bbox import LiDARInstance3DBoxes
 
 from projects.mmdet3d_plugin.apis.routing_snapshot import RoutingSnapshot
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
+from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
 
@@ -64,7 +65,7 @@ def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, 
     images = rng.integers(0, 256, (len(CAMERAS), HEIGHT, WIDTH, 3), dtype=np.uint8)
     images[views_lost] = 0
     return RoutingSnapshot(
-        case=case, failure=failure, points=rng.uniform(-28, 28, (200, 5)), images=list(images),
+        case=FailureCase.parse(case), failure=failure, points=rng.uniform(-28, 28, (200, 5)), images=list(images),
         lidar2img=np.stack([camera_matrix(name) for name in CAMERAS]), camera_names=list(CAMERAS), ground_truth=boxes,
         detections=dict(boxes_3d=boxes[:1], scores_3d=torch.tensor([0.7]), labels_3d=torch.tensor([0])),
         positions=positions, pixels=pixels, seen=seen, lidar_weights=lidar, camera_weights=camera,

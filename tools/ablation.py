@@ -15,14 +15,10 @@ ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.experiments.ablation import ARMS, CASES, Ablation  # noqa: E402
+from projects.mmdet3d_plugin.experiments.ablation import Ablation  # noqa: E402
 
 DATA = 'data/nuscenes_synthetic_trainval'
-PUBLISHED = {  # baseline of each seed
-    0: 'configs/checkpoints/cmt_synthetic.pth',
-    1: 'configs/checkpoints/cmt_synthetic_seed1.pth',
-    2: 'configs/checkpoints/cmt_synthetic_seed2.pth'
-}
+PLAN = osp.join(ROOT, 'configs/ablations/sensor_failures.py')
 
 
 def make_data():
@@ -38,9 +34,11 @@ def make_data():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2],
-                        help='seeds 0, 1 and 2 start from the baselines in configs/checkpoints, others train their own')
-    parser.add_argument('--arms', nargs='+', choices=list(ARMS), default=list(ARMS))
-    parser.add_argument('--cases', nargs='+', default=CASES, type=cli.failure_case, metavar='CASE',
+                        help='seeds 0, 1 and 2 start from the baselines in checkpoints, others train their own')
+    parser.add_argument('--plan', default=PLAN, type=cli.existing_file, metavar='FILE',
+                        help='what is compared, see load_plan (default: configs/ablations/sensor_failures.py)')
+    parser.add_argument('--arms', nargs='+', metavar='ARM', help='of the plan (default: all)')
+    parser.add_argument('--cases', nargs='+', type=cli.failure_case, metavar='CASE',
                         help='see tools/test_robustness.py')
     parser.add_argument('--out', default='work_dirs/ablation', metavar='DIR')
     parser.add_argument('--jobs', type=int, default=2, help='trainings and tests at a time, of one thread each')
@@ -51,11 +49,12 @@ def main():
     parser.add_argument('--report', action='store_true', help='only write tables and figure of what is finished')
     args = parser.parse_args()
     for given, what in ((args.seeds, '--seeds'), (args.arms, '--arms'), (args.cases, '--cases')):
-        if len(set(given)) < len(given):
+        if given and len(set(given)) < len(given):
             parser.error(f'argument {what}: must differ, got {given}')
 
-    baselines = {seed: None if args.train_baselines else PUBLISHED.get(seed) for seed in args.seeds}
-    ablation = Ablation(baselines, args.arms, args.cases, args.out, arm_options=args.cfg_options, jobs=args.jobs,
+    plan = load_plan(args.plan).select(args.arms, args.cases)
+    baselines = {seed: None if args.train_baselines else plan.published_baselines.get(seed) for seed in args.seeds}
+    ablation = Ablation(plan, baselines, args.out, arm_options=args.cfg_options, jobs=args.jobs,
                         baseline_options=dict(total_epochs=args.baseline_epochs))
     failed = []
     if not args.report:

@@ -12,7 +12,7 @@ sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
 import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
 from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
 from projects.mmdet3d_plugin.apis import load_config  # noqa: E402
-from projects.mmdet3d_plugin.apis.modality import MODALITIES  # noqa: E402
+from projects.mmdet3d_plugin.apis.failing_sensors import MODALITIES  # noqa: E402
 from projects.mmdet3d_plugin.experiments.compare import compare_models  # noqa: E402
 
 

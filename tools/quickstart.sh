@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# = 0 ] || { sed -n '2,8s/^# \{0,1\}//p' tools/quickstart.sh; [ "$*" = --help ] && exit 0 || exit 2; }
 
 data=data/nuscenes_synthetic work=work_dirs/quickstart
-baseline_config=configs/cmt_synthetic.py baseline=configs/checkpoints/cmt_synthetic.pth
+baseline_config=configs/cmt_synthetic.py baseline=checkpoints/cmt_synthetic.pth
 aqr_config=configs/cmt_aqr_synthetic.py aqr=$work/aqr/latest.pth
 # The model is small: threads would mostly wait for each other, on a busy machine ten times as long as they work.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -112,7 +112,7 @@ class TestArguments:
         for given, expected in (('fov:60.0', 'fov:60'), ('object_failure:.50', 'object_failure:0.5'),
                                 ('view_drop:03+lidar_drop', 'view_drop:3+lidar_drop'), ('clean', 'clean'),
                                 ('view_drop:CAM_FRONT,CAM_BACK', 'view_drop:CAM_FRONT,CAM_BACK')):
-            assert cli.failure_case(given) == expected
+            assert str(cli.failure_case(given)) == expected
         with pytest.raises(argparse.ArgumentTypeError, match='no failure'):
             cli.failure_case('fog')
 

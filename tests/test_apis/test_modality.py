@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from projects.mmdet3d_plugin.apis import load_config
-from projects.mmdet3d_plugin.apis.modality import with_modality
+from projects.mmdet3d_plugin.apis.failing_sensors import with_modality
 
 CONFIGS = ['cmt_voxel0100_r50_800x320_cbgs.py', 'cmt_voxel0075_vov_1600x640_cbgs.py', 'cmt_aqr_real_frame.py']
 

@@ -35,7 +35,7 @@ def cfg(repo_root, synthetic_nuscenes):
 @pytest.fixture(scope='module')
 def model(repo_root, cfg):
     """The published baseline with a router of random weights, biasing windows."""
-    model = build_trained_model(cfg, str(repo_root / 'configs/checkpoints/cmt_synthetic.pth'))
+    model = build_trained_model(cfg, str(repo_root / 'checkpoints/cmt_synthetic.pth'))
     torch.manual_seed(0)
     torch.nn.init.normal_(model.pts_bbox_head.aqr_router.mlp[-1].weight, std=0.3)
     return model

@@ -11,14 +11,7 @@ from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.core.points import LiDARPoints
 from mmdet3d.datasets.pipelines import Compose
 
-from projects.mmdet3d_plugin.datasets.sensor_failures import (
-    CASE_HELP,
-    apply_case,
-    failure_rng,
-    needs_boxes,
-    needs_rings,
-    parse_case,
-)
+from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES, FailureCase, case_help, failure_rng
 
 VIEWS = ['CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_RIGHT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_FRONT_LEFT']
 ALL_RINGS = list(range(32))
@@ -44,6 +37,10 @@ def scene(token='token', num_points=2000, boxes=(), seed=0):
         lidar2cam=lidar2cam, cam_intrinsic=intrinsic,
         lidar2img=[inner @ outer for inner, outer in zip(intrinsic, lidar2cam)],
         gt_bboxes_3d=LiDARInstance3DBoxes(np.array(boxes, np.float32).reshape(-1, 9), box_dim=9))
+
+
+def strike(case, results, *seed):
+    return FailureCase.parse(case).strike(results, *seed)
 
 
 def names(results):
@@ -93,8 +90,11 @@ def frozen(results):
                                     ('CameraDrop', {})]),
 ])
 def test_names(case, parameters):
-    assert [(type(failure).__name__, vars(failure)) for failure in parse_case(case)] == parameters
-    assert needs_boxes(case) == ('object' in case) and needs_rings(case) == ('beams' in case)
+    assert [(type(failure).__name__, vars(failure)) for failure in FailureCase.parse(case).failures] == parameters
+    parsed = FailureCase.parse(case)
+    needs = parsed.needs
+    assert ('boxes' in needs) == ('object' in case) and ('rings' in needs) == ('beams' in case)
+    assert str(parsed) == case and FailureCase.parse(parsed) is parsed and FailureCase.parse(case) == parsed
 
 
 @pytest.mark.parametrize('case', [
@@ -105,14 +105,27 @@ def test_names(case, parameters):
     'calibration:-1', 'calibration:181', 'calibration:nan', 'calibration:inf', 'fov:60,beams:4', None, 3])
 def test_mistakes_name_what_is_allowed(case):
     with pytest.raises(ValueError, match='allowed: clean, lidar_drop') as error:
-        parse_case(case)
-    assert repr(case) in str(error.value) and CASE_HELP in str(error.value)
+        FailureCase.parse(case)
+    assert repr(case) in str(error.value) and case_help() in str(error.value)
 
 
 def test_every_name_of_the_help_exists():
-    for name in ('lidar_drop', 'camera_drop', 'view_drop', 'fov', 'object_failure', 'frame_object_failure', 'beams',
-                 'calibration'):
-        assert name in CASE_HELP
+    assert set(FAILURES) == {'lidar_drop', 'camera_drop', 'view_drop', 'fov', 'object_failure', 'frame_object_failure',
+                             'beams', 'calibration'}
+    for name in FAILURES:
+        assert name in case_help()
+
+
+def test_a_case_is_an_object():
+    case = FailureCase.parse('view_drop:CAM_FRONT,CAM_BACK+fov:60.0')
+    assert str(case) == 'view_drop:CAM_FRONT,CAM_BACK+fov:60' and case == FailureCase.parse(str(case)) != 'fov:60'
+    assert case.kinds == ('fov', 'view_drop') == FailureCase.parse('fov:90+view_drop:1').kinds
+    assert case.severity == 'CAM_FRONT,CAM_BACK+60'
+    assert case.file_name == 'view_drop_CAM_FRONT-CAM_BACK+fov_60'
+    assert case.needs == {'img', 'camera_names', 'points'}
+    clean = FailureCase.parse('clean')
+    assert clean.is_clean and not case.is_clean and str(clean) == 'clean' and not clean.needs and clean.kinds == ()
+    assert len({case, FailureCase.parse('view_drop:CAM_FRONT,CAM_BACK+fov:60'), clean}) == 2
 
 
 # What each failure does
@@ -120,7 +133,7 @@ def test_every_name_of_the_help_exists():
 def test_clean_changes_nothing():
     results = scene(boxes=grid_of_boxes())
     before = frozen(results)
-    record = apply_case(results, 'clean', 0)
+    record = strike('clean', results, 0)
     assert frozen(results) == before
     assert record.case == 'clean' and not record.has_lidar_region and not record.is_graded
     assert record.views_lost.tolist() == [False] * 6
@@ -130,7 +143,7 @@ def test_clean_changes_nothing():
 def test_what_was_loaded_is_not_written_to(case):
     results = scene(boxes=grid_of_boxes())
     loaded, before = dict(results), frozen(results)
-    record = apply_case(results, case, 0)
+    record = strike(case, results, 0)
     assert frozen(loaded) == before and frozen(results) != before
     assert record.case == case and record.seed == (0, )
 
@@ -138,7 +151,7 @@ def test_what_was_loaded_is_not_written_to(case):
 @pytest.mark.parametrize('num_points', [0, 1, 2000])
 def test_lidar_drop(num_points):
     results = scene(num_points=num_points)
-    record = apply_case(results, 'lidar_drop', 0)
+    record = strike('lidar_drop', results, 0)
     assert results['points'].tensor.shape == (0, 5) and type(results['points']) is LiDARPoints
     assert results['points'].tensor.dtype == torch.float32 and len(results['rings']) == 0
     assert record.lidar_everywhere and record.details == dict(points_before=num_points, points_after=0)
@@ -147,7 +160,7 @@ def test_lidar_drop(num_points):
 
 def test_camera_drop():
     results = scene()
-    record = apply_case(results, 'camera_drop', 0)
+    record = strike('camera_drop', results, 0)
     assert all(not img.any() and img.shape == (4, 6, 3) and img.dtype == np.uint8 for img in results['img'])
     assert record.views_lost.tolist() == [True] * 6 and not record.has_lidar_region and not record.is_graded
     assert len(results['points']) == 2000
@@ -156,7 +169,7 @@ def test_camera_drop():
 @pytest.mark.parametrize('dropped', [['CAM_BACK'], ['CAM_FRONT_LEFT', 'CAM_FRONT'], VIEWS])
 def test_named_views(dropped):
     results = scene()
-    record = apply_case(results, f'view_drop:{",".join(dropped)}', 0)
+    record = strike(f'view_drop:{",".join(dropped)}', results, 0)
     assert [not img.any() for img in results['img']] == [name in dropped for name in VIEWS]
     assert record.views_lost.tolist() == [name in dropped for name in VIEWS]
 
@@ -164,10 +177,10 @@ def test_named_views(dropped):
 def test_names_of_views_come_from_the_sample():
     results = scene()
     results['camera_names'] = VIEWS[::-1]
-    record = apply_case(results, 'view_drop:CAM_FRONT', 0)
+    record = strike('view_drop:CAM_FRONT', results, 0)
     assert record.views_lost.tolist() == [False] * 5 + [True]
     with pytest.raises(ValueError, match=r"no cameras \['CAM_REAR'\], but \['CAM_FRONT', 'CAM_FRONT_RIGHT'"):
-        apply_case(scene(), 'view_drop:CAM_REAR,CAM_BACK', 0)
+        strike('view_drop:CAM_REAR,CAM_BACK', scene(), 0)
 
 
 @pytest.mark.parametrize('count', [1, 3, 6])
@@ -175,7 +188,7 @@ def test_random_views(count):
     lost = []
     for number in range(600):
         results = dict(sample_idx=f'token{number}', img=[np.ones((2, 2, 3), np.uint8)] * 6)
-        record = apply_case(results, f'view_drop:{count}', 0)
+        record = strike(f'view_drop:{count}', results, 0)
         lost.append([not img.any() for img in results['img']])
         assert record.views_lost.tolist() == lost[-1]
     assert (np.sum(lost, axis=1) == count).all()
@@ -186,14 +199,14 @@ def test_random_views(count):
 
 def test_more_views_than_there_are():
     with pytest.raises(ValueError, match='7 views to drop, but the sample has 6'):
-        apply_case(scene(), 'view_drop:7', 0)
+        strike('view_drop:7', scene(), 0)
 
 
 @pytest.mark.parametrize('degrees', [60, 90, 179])
 def test_field_of_view(degrees):
     results = scene()
     places = results['points'].coord.numpy().astype(float)
-    record = apply_case(results, f'fov:{degrees}', 0)
+    record = strike(f'fov:{degrees}', results, 0)
     cosine = places[:, 1] / np.hypot(places[:, 0], places[:, 1])  # with +y
     expected = np.flatnonzero(cosine >= math.cos(math.radians(degrees))).tolist()
     assert names(results) == expected and 0.9 < len(expected) / (2000 * degrees / 180) < 1.1
@@ -205,7 +218,7 @@ def test_field_of_view(degrees):
 def test_object_failure_takes_the_points_of_its_objects_alone():
     results = scene(boxes=grid_of_boxes())
     points, boxes = results['points'].tensor.numpy(), results['gt_bboxes_3d'].tensor.numpy()
-    record = apply_case(results, 'object_failure:0.5', 0)
+    record = strike('object_failure:0.5', results, 0)
     left = names(results)
     gone = [number for number, box in enumerate(boxes) if not set(np.flatnonzero(inside(points, box))) & set(left)]
     assert 3 <= len(gone) <= 13 and record.details == dict(objects=16, points_before=2000, points_after=len(left))
@@ -221,7 +234,7 @@ def test_object_failure_takes_the_points_of_its_objects_alone():
                                                ('frame_object_failure:0.5', 0.5), ('frame_object_failure:0.8', 0.8)])
 def test_how_often_objects_fail(case, probability):
     results = scene(num_points=2, boxes=grid_of_boxes())
-    lost = np.array([len(apply_case(dict(results, sample_idx=f'token{number}'), case, 0).lost_boxes)
+    lost = np.array([len(strike(case, dict(results, sample_idx=f'token{number}'), 0).lost_boxes)
                      for number in range(300)])
     per_frame = case.startswith('frame')
     deviation = math.sqrt(probability * (1 - probability) / (300 if per_frame else 4800))
@@ -234,7 +247,7 @@ def test_how_often_objects_fail(case, probability):
 @pytest.mark.parametrize('num_points', [0, 500])
 def test_all_objects_fail(case, boxes, num_points):
     results = scene(num_points=num_points, boxes=boxes)
-    record = apply_case(results, case, 0)
+    record = strike(case, results, 0)
     assert record.lost_boxes.shape == (len(boxes), 7) and record.has_lidar_region == (len(boxes) > 0)
     assert not in_any(results['points'].tensor.numpy(), boxes).any()
     assert results['points'].tensor.shape == (record.details['points_after'], 5)
@@ -244,19 +257,19 @@ def test_boxes_of_tests_serve_where_there_is_no_ground_truth():
     results = scene(boxes=grid_of_boxes())
     other = scene(boxes=grid_of_boxes())
     other['failure_boxes'] = other.pop('gt_bboxes_3d')
-    expected, record = (apply_case(sample, 'object_failure:0.5', 0) for sample in (results, other))
+    expected, record = (strike('object_failure:0.5', sample, 0) for sample in (results, other))
     np.testing.assert_array_equal(record.lost_boxes, expected.lost_boxes)
     assert names(other) == names(results)
     del other['failure_boxes']
     with pytest.raises(ValueError, match='needs boxes.*load_failure_boxes=True'):
-        apply_case(other, 'object_failure:0.5', 0)
+        strike('object_failure:0.5', other, 0)
 
 
 @pytest.mark.parametrize('beams, rings', [(16, [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31]),
                                           (8, [1, 5, 9, 13, 17, 21, 25, 29]), (4, [1, 9, 17, 25])])
 def test_beams(beams, rings):
     results = scene()
-    record = apply_case(results, f'beams:{beams}', 0)
+    record = strike(f'beams:{beams}', results, 0)
     expected = [name for name in range(2000) if name % 32 in rings]
     assert names(results) == expected and results['rings'].tolist() == [name % 32 for name in expected]
     assert record.is_graded and not record.has_lidar_region and not record.views_lost.any()
@@ -267,7 +280,7 @@ def test_beams(beams, rings):
 def test_points_of_unknown_ring_are_thinned_to_the_same_share(beams):
     results = scene()
     results['rings'] = np.where(np.arange(2000) < 1000, -1, results['rings'])
-    apply_case(results, f'beams:{beams}', 0)
+    strike(f'beams:{beams}', results, 0)
     left = np.array(names(results))
     share, deviation = (left < 1000).mean() * len(left) / 1000, math.sqrt(beams / 32 * (1 - beams / 32) / 1000)
     assert abs(share - beams / 32) < 4 * deviation
@@ -276,7 +289,7 @@ def test_points_of_unknown_ring_are_thinned_to_the_same_share(beams):
     again, other = (scene(token) for token in ('token', 'other'))
     for sample in (again, other):
         sample['rings'] = np.where(np.arange(2000) < 1000, -1, sample['rings'])
-        apply_case(sample, f'beams:{beams}', 0)
+        strike(f'beams:{beams}', sample, 0)
     assert names(again) == left.tolist() != names(other)
 
 
@@ -288,14 +301,14 @@ def test_beams_need_the_ring_of_every_point(change, found):
     results = scene()
     change(results)
     with pytest.raises(ValueError, match=f'LoadPointsFromMultiSweepsWithRings.*got {found}'):
-        apply_case(results, 'beams:8', 0)
+        strike('beams:8', results, 0)
 
 
 @pytest.mark.parametrize('degrees', [0.5, 1, 2, 90, 180])
 def test_calibration(degrees):
     results = scene()
     before = copy.deepcopy(results)
-    record = apply_case(results, f'calibration:{degrees}', 0)
+    record = strike(f'calibration:{degrees}', results, 0)
     axes = []
     for view in range(6):
         old, new = before['lidar2cam'][view], results['lidar2cam'][view]
@@ -319,7 +332,7 @@ def test_axes_are_uniform_over_all_directions():
     for number in range(300):
         results = dict(cameras, sample_idx=f'token{number}')
         before = results['lidar2cam']
-        apply_case(results, 'calibration:90', 0)
+        strike('calibration:90', results, 0)
         for old, new in zip(before, results['lidar2cam']):
             turn = new[:3, :3] @ old[:3, :3].T  # 90 degrees: its antisymmetric part is the axis
             axes.append([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
@@ -335,7 +348,7 @@ def test_joined_cases():
     case = 'fov:90+object_failure:1+view_drop:CAM_BACK+beams:16+view_drop:CAM_FRONT+fov:120'
     results = scene(boxes=grid_of_boxes())
     points, boxes = results['points'].tensor.numpy(), results['gt_bboxes_3d'].tensor.numpy()
-    record = apply_case(results, case, 0)
+    record = strike(case, results, 0)
     expected = np.flatnonzero((points[:, 1] >= 0) & (points[:, 3] % 2 == 1) & ~in_any(points, boxes)).tolist()
     assert names(results) == expected and results['rings'].tolist() == [name % 32 for name in expected]
     assert record.field_of_view == 90  # the narrower of the two
@@ -346,7 +359,7 @@ def test_joined_cases():
 
 @pytest.mark.parametrize('case', ['lidar_drop+camera_drop', 'camera_drop+lidar_drop'])
 def test_both_sensors(case):
-    record = apply_case(scene(), case, 0)
+    record = strike(case, scene(), 0)
     assert record.lidar_everywhere and record.views_lost.all()
 
 
@@ -354,7 +367,7 @@ def test_both_sensors(case):
                                   'lidar_drop+object_failure:0.5'])
 def test_nothing_forgets_that_all_points_are_gone(case):
     results = scene(boxes=grid_of_boxes())
-    record = apply_case(results, case, 0)
+    record = strike(case, results, 0)
     assert len(results['points']) == len(results['rings']) == record.details['points_after'] == 0
     assert record.lidar_everywhere and record.details['points_before'] == 2000
     assert record.is_graded == ('beams' in case)
@@ -362,7 +375,7 @@ def test_nothing_forgets_that_all_points_are_gone(case):
 
 def test_boxes_of_joined_object_failures_add_up():
     results = scene(boxes=grid_of_boxes())
-    record = apply_case(results, 'object_failure:0.4+object_failure:0.4', 0)
+    record = strike('object_failure:0.4+object_failure:0.4', results, 0)
     points = results['points'].tensor.numpy()
     emptied = [box for box in results['gt_bboxes_3d'].tensor.numpy() if not inside(points, box).any()]
     assert {tuple(box[:2]) for box in record.lost_boxes.astype(np.float32)} == {tuple(box[:2]) for box in emptied}
@@ -379,15 +392,15 @@ def test_a_sensor_that_is_not_there_cannot_fail(case, missing):
     results = scene()
     del results[missing]
     with pytest.raises(ValueError, match=f"{case}.*needs.*'{missing}'"):
-        apply_case(results, case, 0)
+        strike(case, results, 0)
 
 
 def test_samples_of_one_sensor():
     lidar = {key: value for key, value in scene().items() if key in ('sample_idx', 'points')}
-    record = apply_case(lidar, 'fov:60', 0)
+    record = strike('fov:60', lidar, 0)
     assert record.views_lost is None and record.field_of_view == 60
     cameras = {key: value for key, value in scene().items() if key in ('sample_idx', 'img')}
-    assert apply_case(cameras, 'view_drop:2', 0).views_lost.sum() == 2
+    assert strike('view_drop:2', cameras, 0).views_lost.sum() == 2
 
 
 # What the draw depends on
@@ -408,7 +421,7 @@ def test_draws_repeat_and_differ(case):
         text = ''
         for number in range(5):
             results = dict(loaded, sample_idx=f'{prefix}{number}')
-            record = apply_case(results, case, *seed)
+            record = strike(case, results, *seed)
             text += repr((record.views_lost, record.lost_boxes, results['lidar2cam'], names(results)))
         return text
 
@@ -445,7 +458,7 @@ def test_beams_of_the_real_frame(sample, beams):
     """Every 2nd, 4th, 8th beam: that share of the points, and that many elevations."""
     results = Compose(LOAD)(sample)
     total = len(results['points'])
-    apply_case(results, f'beams:{beams}', 0)
+    strike(f'beams:{beams}', results, 0)
     assert len(results['points']) == total * beams // 32 == len(results['rings'])
     assert sorted(set(results['rings'].tolist())) == list(range(1, 32, 32 // beams))
 
@@ -457,7 +470,7 @@ def test_field_of_view_of_the_real_frame(sample, degrees):
     total, front = len(results['points']), sample['camera_names'].index('CAM_FRONT')
     axis = sample['lidar2cam'][front][2, :2]  # the optical axis in the LiDAR frame
     assert axis[1] / np.linalg.norm(axis) > math.cos(math.radians(2))
-    apply_case(results, f'fov:{degrees}', 0)
+    strike(f'fov:{degrees}', results, 0)
     places = results['points'].coord.numpy()[:, :2].astype(float)
     distance = np.linalg.norm(places, axis=1)
     angle = np.degrees(np.arccos((places[:, 1] / distance)[distance > 0].clip(-1, 1)))
@@ -469,7 +482,7 @@ def test_objects_of_the_real_frame(sample):
     results = Compose(LOAD)(sample)
     boxes = results['gt_bboxes_3d']
     before = results['points'].coord.numpy()
-    record = apply_case(results, 'object_failure:0.5', 0)
+    record = strike('object_failure:0.5', results, 0)
     after = results['points'].coord.numpy()
     lost = [number for number, center in enumerate(boxes.gravity_center.numpy())
             if (np.abs(record.lost_boxes[:, :3] - center).max(axis=1) < 1e-5).any()]

@@ -157,7 +157,7 @@ class TestAgainstDevkit:
             scene = nusc.get('scene', sample['scene_token'])['name']
             if scene in ('scene-0103', 'scene-0916'):  # mini_val
                 results[sample['token']] = boxes = []
-                for annotation in map(lambda token: nusc.get('sample_annotation', token), sample['anns']):
+                for annotation in (nusc.get('sample_annotation', token) for token in sample['anns']):
                     name = category_to_detection_name(annotation['category_name'])
                     for _ in range(2 if name else 0):
                         center = np.array(annotation['translation']) + (rng.normal(0, 1, 3) if boxes else 200.0)

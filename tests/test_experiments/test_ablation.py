@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from projects.mmdet3d_plugin.evaluation.detection_matches import DetectionMatches, mean_ap
-from projects.mmdet3d_plugin.experiments.ablation import ARMS, Ablation
+from projects.mmdet3d_plugin.experiments.ablation import Ablation, load_plan
 from projects.mmdet3d_plugin.utils.record_file import read_record
 
 ARM_NAMES = ('failures', 'aqr_global')
@@ -21,11 +21,12 @@ def make_ablation(repo_root, synthetic_nuscenes, tmp_path_factory):
         options[f'data.{split}.data_root'] = f'{synthetic_nuscenes}/'
         options[f'data.{split}.ann_file'] = str(synthetic_nuscenes / f'nuscenes_infos_{infos}.pkl')
 
-    def make(**changes):
-        arguments = dict(baselines={0: str(repo_root / 'configs/checkpoints/cmt_synthetic.pth')}, arms=ARM_NAMES,
-                         cases=CASES, out=out, configs=repo_root / 'configs', baseline_options=options,
-                         arm_options=options, jobs=1)
-        return Ablation(**{**arguments, **changes})
+    plan = load_plan(repo_root / 'configs/ablations/sensor_failures.py')
+
+    def make(arms=ARM_NAMES, cases=CASES, **changes):
+        arguments = dict(baselines={0: str(repo_root / 'checkpoints/cmt_synthetic.pth')}, out=out,
+                         configs=repo_root / 'configs', baseline_options=options, arm_options=options, jobs=1)
+        return Ablation(plan.select(arms, cases), **{**arguments, **changes})
 
     return make
 
@@ -42,7 +43,8 @@ def test_from_baseline_to_tables(make_ablation, monkeypatch):
         interval = record['intervals']['aqr_global'][case]
         assert interval['mean'] == pytest.approx(score['aqr_global'] - score['failures'], abs=1e-9)
         assert interval['low'] <= interval['mean'] <= interval['high']
-        row = next(row for row in record['tables']['mAP'] if row['arm'] == ARMS['aqr_global'].title)
+        title = ablation.plan.arms['aqr_global'].title
+        row = next(row for row in record['tables']['mAP'] if row['arm'] == title)
         assert float(row[case]) == pytest.approx(score['aqr_global'], abs=6e-4)
     assert record['seen'] == ['camera_drop', 'clean', 'fov:60', 'lidar_drop', 'object_failure:0.5', 'view_drop:3']
     assert set(results['aqr_global']['lidar_drop']) == {'learned', 'off', 'averaged', 'shuffled', 'oracle'}
@@ -84,7 +86,7 @@ def test_arms_start_alike(make_ablation):
 
 
 def test_another_baseline_is_not_mixed_in(make_ablation):
-    other = make_ablation().configs / 'checkpoints/cmt_synthetic_seed1.pth'
+    other = make_ablation().configs.parent / 'checkpoints/cmt_synthetic_seed1.pth'
     failed = make_ablation(baselines={0: str(other)}).run()
     assert len(failed) == 2 and 'failures_seed0/log.txt' in failed[0]
     assert 'another config, baseline or data' in (make_ablation().out / 'failures_seed0/log.txt').read_text()
@@ -95,7 +97,7 @@ def test_reports_are_of_one_setting(make_ablation):
     other = {**make_ablation().arm_options, 'optimizer.lr': 1e-3}
     with pytest.raises(ValueError, match='no seed .* is finished .*failures was made with another config'):
         make_ablation(arm_options=other).report()
-    baseline = str(make_ablation().configs / 'checkpoints/cmt_synthetic_seed1.pth')
+    baseline = str(make_ablation().configs.parent / 'checkpoints/cmt_synthetic_seed1.pth')
     with pytest.raises(ValueError, match='aqr_global was made with another config, baseline or data'):
         make_ablation(baselines={0: baseline}).report()
     with pytest.raises(ValueError, match=r"failures was not tested under \['fov:60'\]"):
@@ -152,3 +154,16 @@ def test_mistakes(make_ablation, tmp_path):
         make_ablation(cases=('lidar_drop', ))
     with pytest.raises(ValueError, match='no seed of .* is finished for all arms'):
         make_ablation(out=tmp_path).report()
+
+
+@pytest.mark.parametrize('change, message', [
+    ("cases = ('clean', 'fog')", "'fog' is no failure"), ("cases = ('fov:60', )", "cases must have 'clean' among them"),
+    ("fair = 'none'", "arms must be of .*'none' among them"), ('colour = 1', "no plan of an ablation.*'colour'"),
+    ("arms = dict(failures=dict(config='x.py'))", "no plan of an ablation.*'title'")])
+def test_mistakes_in_plans(repo_root, tmp_path, change, message):
+    path = tmp_path / 'plan.py'
+    path.write_text((repo_root / 'configs/ablations/sensor_failures.py').read_text() + f'{change}\n')
+    with pytest.raises(ValueError, match=message):
+        load_plan(path)
+    with pytest.raises(FileNotFoundError, match='plan of an ablation not found'):
+        load_plan(tmp_path / 'none.py')

@@ -10,6 +10,7 @@ from nuscenes import NuScenes
 from projects.mmdet3d_plugin.apis import load_config, run_test
 from projects.mmdet3d_plugin.apis.test import build_trained_model
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
+from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
 from projects.mmdet3d_plugin.evaluation.detection_matches import DetectionMatches, mean_ap
 from projects.mmdet3d_plugin.experiments.robustness import (
     RobustnessTest,
@@ -36,7 +37,7 @@ def make_config(repo_root, synthetic_nuscenes):
 @pytest.fixture(scope='module')
 def checkpoints(repo_root, make_config, tmp_path_factory):
     """The published baseline, and the same with a router of random weights."""
-    baseline = repo_root / 'configs/checkpoints/cmt_synthetic.pth'
+    baseline = repo_root / 'checkpoints/cmt_synthetic.pth'
     model = build_trained_model(make_config(), str(baseline))
     torch.manual_seed(0)
     last = model.pts_bbox_head.aqr_router.mlp[-1]
@@ -159,12 +160,16 @@ def test_controls_change_the_weights_as_they_say(make_config, checkpoints):
         ControlledRouter(ConfigDict(enable_aqr=False))
 
 
+def by_case(values):
+    return {FailureCase.parse(case): value for case, value in values.items()}
+
+
 def test_relative_accuracy():
-    ra, mean = relative_accuracy({'clean': 0.8, 'beams:4': 0.4, 'beams:8': 0.6, 'lidar_drop': 0.2})
-    assert ra == {'clean': 1.0, 'beams:4': 0.5, 'beams:8': pytest.approx(0.75), 'lidar_drop': 0.25}
+    ra, mean = relative_accuracy(by_case({'clean': 0.8, 'beams:4': 0.4, 'beams:8': 0.6, 'lidar_drop': 0.2}))
+    assert ra == by_case({'clean': 1.0, 'beams:4': 0.5, 'beams:8': pytest.approx(0.75), 'lidar_drop': 0.25})
     assert mean == pytest.approx((0.625 + 0.25) / 2)
-    assert math.isnan(relative_accuracy({'clean': 0.8})[1])
-    orders = [relative_accuracy({'clean': 1.0, 'fov:60': 0.9, joined: 0.1, 'camera_drop': 0.8})[1]
+    assert math.isnan(relative_accuracy(by_case({'clean': 0.8}))[1])
+    orders = [relative_accuracy(by_case({'clean': 1.0, 'fov:60': 0.9, joined: 0.1, 'camera_drop': 0.8}))[1]
               for joined in ('fov:60+lidar_drop', 'lidar_drop+fov:60')]
     assert orders == pytest.approx([0.6, 0.6])  # a kind of its own
 

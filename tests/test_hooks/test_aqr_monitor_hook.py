@@ -31,13 +31,13 @@ class Model(nn.Module):
     by `how`: times NaN, plus infinity (then gradients are finite), or by NaN in the features.
     """
 
-    def __init__(self, head, batch, train_losses, spoiled=(), break_statistics=False, how='times NaN'):
+    def __init__(self, head, batch, losses_of, spoiled=(), break_statistics=False, how='times NaN'):
         super().__init__()
         self.pts_bbox_head = head
         x, x_img, self.metas = batch
         self.pts_neck, self.img_neck = (nn.ParameterDict(dict(features=nn.Parameter(f))) for f in (x, x_img))
         self.norm = nn.BatchNorm1d(1)
-        self.train_losses, self.spoiled, self.break_statistics = train_losses, spoiled, break_statistics
+        self.losses_of, self.spoiled, self.break_statistics = losses_of, spoiled, break_statistics
         self.how, self.seen = how, []
 
     def train_step(self, data, optimizer):
@@ -46,7 +46,7 @@ class Model(nn.Module):
         x, x_img = self.pts_neck['features'], self.img_neck['features']
         if is_spoiled and self.how == 'features':
             x_img = x_img * math.nan
-        losses = self.train_losses(self.pts_bbox_head, (x, x_img, self.metas))
+        losses = self.losses_of(self.pts_bbox_head, (x, x_img, self.metas))
         if is_spoiled and self.how != 'features':
             bbox = losses['loss_bbox']
             losses['loss_bbox'] = bbox * math.nan if self.how == 'times NaN' else bbox + math.inf

@@ -34,6 +34,7 @@ def test_mistakes(plot):
             (['one.log.json', '--out', 'x.png'], 'expected NAME=WORK_DIR'),
             (['a=none.json', '--out', 'x.png'], 'no such file or directory: none.json'),
             (['a=one.log.json', 'a=two.log.json', '--out', 'x.png'], 'runs of different names'),
-            (['a=one.log.json', '--keys', 'los', '--out', 'x.png'], "no run logged ['los']; logged: ['detection_loss', ")):
+            (['a=one.log.json', '--keys', 'los', '--out', 'x.png'],
+             "no run logged ['los']; logged: ['detection_loss', ")):
         done = plot(*arguments)
         assert done.returncode == 2 and message in done.stderr, done.stderr

@@ -37,7 +37,7 @@ esac
 def project(repo_root, tmp_path):
     folder = tmp_path / 'my project'
     for name, text in {'tools/setup_env.sh': '#!/bin/sh\n', '.venv/bin/python': PYTHON, 'configs/base/a.py': 'a = 1',
-                       'configs/checkpoints/cmt_synthetic.pth': 'weights'}.items():
+                       'checkpoints/cmt_synthetic.pth': 'weights'}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
@@ -95,7 +95,7 @@ def test_a_killed_script_goes_on(project, tool):
     assert calls(project)[-len(DRAWING):] == DRAWING
 
 
-@pytest.mark.parametrize('changed', ['configs/base/a.py', 'configs/checkpoints/cmt_synthetic.pth',
+@pytest.mark.parametrize('changed', ['configs/base/a.py', 'checkpoints/cmt_synthetic.pth',
                                      'data/nuscenes_synthetic/nuscenes_infos_train.pkl'])
 def test_another_baseline_config_or_data_makes_training_and_pictures_void(project, changed):
     first = run(project)

@@ -29,7 +29,7 @@ SMALL = {
 def routed(repo_root, tmp_path_factory):
     """Checkpoint of the published baseline with a router of random weights."""
     model = build_trained_model(load_config(repo_root / 'configs/cmt_aqr_synthetic.py'),
-                                str(repo_root / 'configs/checkpoints/cmt_synthetic.pth'))
+                                str(repo_root / 'checkpoints/cmt_synthetic.pth'))
     torch.manual_seed(0)
     torch.nn.init.normal_(model.pts_bbox_head.aqr_router.mlp[-1].weight, std=0.3)
     path = tmp_path_factory.mktemp('routed') / 'routed.pth'
@@ -89,7 +89,7 @@ def test_a_neutral_router_by_token(visualize, repo_root, synthetic_nuscenes, tmp
     """The published baseline has no router: weights are 0.5, and a hint says so."""
     token = infos(synthetic_nuscenes)[3]['token']
     out = tmp_path / 'new' / 'folder'
-    visualize(repo_root / 'configs/checkpoints/cmt_synthetic.pth', '--sample', token, '--out', out)
+    visualize(repo_root / 'checkpoints/cmt_synthetic.pth', '--sample', token, '--out', out)
     page = Page((out / 'report.html').read_text(encoding='utf-8'))
     assert 'Every weight is 0.5: the router is neutral' in page.text and f'3: token {token}' in page.text
     assert len(page.images) == 6  # BEV, cameras, three queries, histograms
@@ -132,7 +132,7 @@ def test_mistakes(visualize, routed, repo_root, arguments, message):
 
 
 def test_a_model_without_router(visualize, repo_root):
-    text = visualize(repo_root / 'configs/checkpoints/cmt_synthetic.pth', '--sample', 0, '--out', 'o',
+    text = visualize(repo_root / 'checkpoints/cmt_synthetic.pth', '--sample', 0, '--out', 'o',
                      config='cmt_synthetic.py', code=1)
     assert 'the model has no router to look at: model.pts_bbox_head.enable_aqr is False. Take a config with AQR' in text
     assert not (repo_root / 'o').exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmcv import Config, DictAction
 
-from ..datasets.sensor_failures import parse_case
+from ..datasets.sensor_failures import FailureCase
 from .distributed import LAUNCHERS
 
 # Keys that may be added to the sections of a config that no constructor checks. Sections with a `type` take any key
@@ -56,20 +56,11 @@ def existing_checkpoint(path):
 
 
 def failure_case(text):
-    """argparse type: a sensor failure that exists, see `parse_case`; numbers are written alike (fov:60.0 -> fov:60)."""
+    """argparse type: a FailureCase that exists."""
     try:
-        parse_case(text)
+        return FailureCase.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return '+'.join(_canonical_failure(part) for part in text.split('+'))
-
-
-def _canonical_failure(text):
-    name, colon, argument = text.partition(':')
-    try:
-        return f'{name}:{float(argument):g}'
-    except ValueError:  # no number: names of cameras, or nothing
-        return text
 
 
 def add_config_arguments(parser):

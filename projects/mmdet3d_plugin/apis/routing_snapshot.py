@@ -14,12 +14,14 @@ from mmdet3d.datasets import build_dataset
 
 from ..core.bbox.box_encoding import concat_branches, decode_boxes
 from ..core.failure_record import FailureRecord
+from ..datasets.sensor_failures import FailureCase
+from ..models.utils.aqr.routing_record import regions
 from ..models.utils.aqr.supervision import routing_targets
 from ..models.utils.attention.attention_bias import AttentionBias
 from ..models.utils.geometry import from_unit_range, lidar_to_image_matrices, project_to_views
 from ..models.utils.token_layout import TokenLayout
 from ..models.utils.transformer.attention_recorder import AttentionRecorder
-from .failure_cases import with_failure
+from .failing_sensors import with_failure
 from .inference import above_threshold, build_frame_dataset, camera_names, ground_truth
 
 _CANDIDATES = 20  # of the queries with the highest scores, those with the strongest preferences are shown
@@ -30,7 +32,7 @@ class RoutingSnapshot:
     """One sample under one failure case, on CPU; Q queries, V views, F tokens.
 
     Attributes:
-        case (str): see `parse_case`.
+        case (FailureCase): what struck it.
         failure (FailureRecord): what it did.
         points (np.ndarray): (N, >= 3) LiDAR points that the detector was given, m.
         images (list[np.ndarray]): V images (H, W, 3) that it was given, RGB, uint8, without their normalisation.
@@ -54,7 +56,7 @@ class RoutingSnapshot:
         bev_cell_size (tuple[float, float]): (x, y), m.
     """
 
-    case: str
+    case: FailureCase
     failure: FailureRecord
     points: np.ndarray
     images: List[np.ndarray]
@@ -93,9 +95,7 @@ class RoutingSnapshot:
 
     def regions(self):
         """dict[str, np.ndarray]: (Q,) bool masks of the queries by what is lost at their place, together all."""
-        lidar, cameras = self.lidar_lost, self.cameras_lost
-        return {'nothing lost': ~lidar & ~cameras, 'LiDAR lost': lidar & ~cameras, 'cameras lost': ~lidar & cameras,
-                'both lost': lidar & cameras}
+        return regions(self.lidar_lost, self.cameras_lost)
 
     def bias_of(self, queries):
         """Dense bias (q, F) of q queries on the scores of all tokens."""
@@ -142,7 +142,7 @@ def build_case_dataset(cfg, case, frame=None, seed=0):
 
     Args:
         cfg (mmcv.Config): from `load_config`.
-        case (str): see `parse_case`.
+        case (FailureCase | str): see `with_failure`.
         frame (str | None): folder of frames (see `FrameFolderDataset`) instead of the config's test data.
         seed (int): of the failure.
 
@@ -235,7 +235,7 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
         return tensor[0].cpu().numpy()
 
     return RoutingSnapshot(
-        case=metas[0]['failure'].case, failure=metas[0]['failure'], points=points[0].cpu().numpy(),
+        case=FailureCase.parse(metas[0]['failure'].case), failure=metas[0]['failure'], points=points[0].cpu().numpy(),
         images=_input_images(img[0], metas[0]), lidar2img=np.stack(metas[0]['lidar2img']),
         camera_names=camera_names(dataset, index), ground_truth=ground_truth(dataset, index),
         detections=above_threshold(result, score_thr), positions=plain(positions),

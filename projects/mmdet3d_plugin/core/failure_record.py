@@ -14,7 +14,7 @@ class FailureRecord:
     add to ``motion``, and places are looked up by moving the question back, which is exact for any affine motion.
 
     Attributes:
-        case: name of what was simulated, see ``parse_case``; 'clean' for nothing.
+        case: name of what was simulated, see ``FailureCase``; 'clean' for nothing.
         seed: with the sample's token and the case it determines the failure.
         lidar_everywhere: all points are gone.
         field_of_view: degrees to either side of forward (+y) beyond which points are gone, None for no limit.
@@ -34,6 +34,19 @@ class FailureRecord:
     is_graded: bool = False
     details: Dict = field(default_factory=dict)
     motion: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+    def joined(self, **found):
+        """The record with what one more failure did to the sample: fields of this class by name."""
+        merged = dict(found)
+        if 'details' in found:
+            merged['details'] = {**self.details, **found['details']}
+        if 'views_lost' in found and self.views_lost is not None:
+            merged['views_lost'] = self.views_lost | found['views_lost']
+        if 'field_of_view' in found and self.field_of_view is not None:
+            merged['field_of_view'] = min(self.field_of_view, found['field_of_view'])
+        if 'lost_boxes' in found:
+            merged['lost_boxes'] = np.concatenate([self.lost_boxes, found['lost_boxes']])
+        return replace(self, **merged)
 
     @property
     def has_lidar_region(self):

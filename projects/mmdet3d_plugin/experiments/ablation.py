@@ -4,8 +4,9 @@ import sys
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Dict, Tuple
 
 import mmcv
 import numpy as np
@@ -13,6 +14,7 @@ from mmdet.utils import find_latest_checkpoint
 
 from ..apis.config import load_config
 from ..apis.train import train_detector
+from ..datasets.sensor_failures import FailureCase
 from ..evaluation.detection_matches import DetectionMatches, paired_bootstrap
 from ..evaluation.nuscenes_scores import DISTANCES, SIZE_GROUPS
 from ..utils.atomic_file import atomic_path
@@ -26,11 +28,9 @@ from .result_store import info_file
 from .robustness import RobustnessTest, relative_accuracy, routing_auroc
 from .router_controls import CONTROLS
 
-_FAIR = 'failures'
 # What a training reads of a config, but for its own folder and the baseline, which is compared by its contents.
 _TRAINING_SETTINGS = ('model', 'data', 'optimizer', 'optimizer_config', 'lr_config', 'momentum_config', 'runner',
                       'total_epochs', 'custom_hooks', 'fp16')
-_CONTROLLED = 'aqr_global'  # the arm whose router is also tested with other weights, on the failures that it was taught
 
 
 @dataclass(frozen=True)
@@ -48,46 +48,79 @@ class Arm:
     options: dict = field(default_factory=dict)
 
 
-ARMS = {
-    _FAIR: Arm('CMT + failure training', 'cmt_synthetic_failures.py'),
-    'aqr_global': Arm('+ AQR, global', 'cmt_aqr_synthetic_failures.py'),
-    'aqr_local': Arm('+ AQR, local', 'cmt_aqr_local_synthetic_failures.py'),
-    'aqr_unsupervised': Arm('+ AQR, global, no supervision', 'cmt_aqr_synthetic_failures.py',
-                            {'model.pts_bbox_head.aqr_loss_weight': 0.0}),
-    'aqr_gentle': Arm('+ AQR, global, strength 1', 'cmt_aqr_synthetic_failures.py',
-                      {'model.pts_bbox_head.aqr_bias_strength': 1.0}),
-    'aqr_per_view': Arm('+ AQR, global, views that see the query', 'cmt_aqr_synthetic_failures.py',
-                        {'model.pts_bbox_head.aqr_per_view': True}),
-    'aqr_per_head': Arm('+ AQR, global, strength learned per head', 'cmt_aqr_per_head_synthetic_failures.py'),
-    'modulation': Arm('+ AQR as feature modulation', 'cmt_aqr_feature_modulation_synthetic.py'),
-}
-CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 'object_failure:0.5', 'beams:4')
+@dataclass(frozen=True)
+class AblationPlan:
+    """What an ablation compares, as data: see :func:`load_plan`.
+
+    Attributes:
+        arms: name -> Arm.
+        fair: the arm that the others are compared with: equal training without what is tried.
+        controlled: the arm whose router is also tested with other weights, on the failures that it was taught.
+        cases: FailureCases under which every arm is tested, 'clean' among them.
+        baseline: config of the baselines that are trained where none is given.
+        published_baselines: seed -> checkpoint to start from.
+    """
+
+    arms: Dict[str, Arm]
+    fair: str
+    controlled: str
+    cases: Tuple[FailureCase, ...]
+    baseline: str
+    published_baselines: Dict[int, str] = field(default_factory=dict)
+
+    def select(self, arms=None, cases=None):
+        """The plan with fewer arms or other cases.
+
+        Args:
+            arms (Sequence[str] | None): of ``arms``; ``fair`` is among them.
+            cases (Sequence[FailureCase | str] | None): 'clean' is among them.
+
+        Raises:
+            ValueError: for arms or cases that are not as said.
+        """
+        arms = tuple(self.plan.arms if arms is None else arms)
+        if self.fair not in arms or not set(arms) <= set(self.plan.arms):
+            raise ValueError(f'arms must be of {list(self.plan.arms)}, {self.fair!r} among them, got {list(arms)}')
+        cases = tuple(FailureCase.parse(case) for case in (self.plan.cases if cases is None else cases))
+        if FailureCase() not in cases:
+            raise ValueError(f"cases must have 'clean' among them, got {list(map(str, cases))}")
+        return replace(self, arms={name: self.plan.arms[name] for name in arms}, cases=cases)
+
+
+def load_plan(path):
+    """Read a plan from a Python file with the attributes of AblationPlan as variables; arms are dicts.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a variable that is missing or unknown, or arms or cases that do not fit together.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'plan of an ablation not found: {path}')
+    values = dict(mmcv.Config.fromfile(str(path))._cfg_dict)
+    try:
+        values['arms'] = {name: Arm(**arm) for name, arm in values['arms'].items()}
+        plan = AblationPlan(**values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{path} is no plan of an ablation: {error}') from error
+    return plan.select()
 
 
 class Ablation:
     """Trains and tests every arm for every seed; what is finished is kept.
 
     Args:
+        plan (AblationPlan): arms and cases.
         baselines (dict[int, str | None]): seed -> trained checkpoint to start from, None to train one.
-        arms (Sequence[str]): of `ARMS`; 'failures', with which the others are compared, is among them.
-        cases (Sequence[str]): see `parse_case`; 'clean' is among them.
         out (str | Path): folder for runs, results and tables.
         configs (str | Path): folder of the config files.
         baseline_options (dict | None): of the config of the baselines that are trained here.
         arm_options (dict | None): of the configs of all arms.
         jobs (int): trainings and tests at a time.
-
-    Raises:
-        ValueError: for arms or cases that are not as said.
     """
 
-    def __init__(self, baselines, arms=tuple(ARMS), cases=CASES, out='work_dirs/ablation', configs='configs',
-                 baseline_options=None, arm_options=None, jobs=2):
-        if _FAIR not in arms or not set(arms) <= set(ARMS):
-            raise ValueError(f'arms must be of {list(ARMS)}, {_FAIR!r} among them, got {list(arms)}')
-        if 'clean' not in cases:
-            raise ValueError(f"cases must have 'clean' among them, got {list(cases)}")
-        self.baselines, self.arms, self.cases = dict(baselines), tuple(arms), tuple(cases)
+    def __init__(self, plan, baselines, out='work_dirs/ablation', configs='configs', baseline_options=None,
+                 arm_options=None, jobs=2):
+        self.plan, self.baselines = plan, dict(baselines)
         self.out, self.configs, self.jobs = Path(out), Path(configs), jobs
         self.baseline_options, self.arm_options = dict(baseline_options or {}), dict(arm_options or {})
 
@@ -102,7 +135,7 @@ class Ablation:
         try:
             for seed in self.baselines:  # a baseline is submitted before the arms that wait for it
                 baseline = pool.submit(self._baseline, seed)
-                runs += [pool.submit(self._arm, arm, seed, baseline) for arm in self.arms]
+                runs += [pool.submit(self._arm, arm, seed, baseline) for arm in self.plan.arms]
             for number, run in enumerate(as_completed(runs), 1):
                 title, log, code = run.result()
                 print(f'[{number}/{len(runs)}] {time.strftime("%H:%M:%S")} {title}: '
@@ -119,25 +152,25 @@ class Ablation:
             return self.baselines[seed]
         folder = self.out / f'baseline_seed{seed}'
         print(f'{time.strftime("%H:%M:%S")} baseline of seed {seed}: {folder}', flush=True)
-        code = run_in_child(_train, str(self.configs / 'cmt_synthetic_trainval.py'), self.baseline_options, folder,
+        code = run_in_child(_train, str(self.configs / self.plan.baseline), self.baseline_options, folder,
                             seed, log=folder / 'log.txt')
         return str(folder / 'latest.pth') if code == 0 else None
 
     def _arm(self, name, seed, baseline):
         """Title, log and exit code of one arm with one seed."""
         checkpoint = baseline.result()
-        title, folder = f'{ARMS[name].title}, seed {seed}', self._folder(name, seed)
+        title, folder = f'{self.plan.arms[name].title}, seed {seed}', self._folder(name, seed)
         if checkpoint is None:
             return title, self.out / f'baseline_seed{seed}/log.txt', 1
         config, options = self._config(name, checkpoint)
-        seen = self._seen_cases() - {'clean'} if name == _CONTROLLED else ()
-        controls = {case: CONTROLS if case in seen else ('learned', ) for case in self.cases}
+        seen = self._seen_cases() - {FailureCase()} if name == self.plan.controlled else ()
+        controls = {str(case): CONTROLS if case in seen else ('learned', ) for case in self.plan.cases}
         code = run_in_child(_train_and_test, config, options, folder, seed, controls, log=folder / 'log.txt')
         return title, folder / 'log.txt', code
 
     def _config(self, name, checkpoint):
         """Config file and options of an arm that starts from a checkpoint."""
-        return str(self.configs / ARMS[name].config), {**self.arm_options, **ARMS[name].options,
+        return str(self.configs / self.plan.arms[name].config), {**self.arm_options, **self.plan.arms[name].options,
                                                        'load_from': checkpoint}
 
     def _folder(self, name, seed):
@@ -154,22 +187,23 @@ class Ablation:
         """
         results, left_out = {}, []
         for seed in self.baselines:
-            missing = list(filter(None, (self._missing(arm, seed) for arm in self.arms)))
+            missing = list(filter(None, (self._missing(arm, seed) for arm in self.plan.arms)))
             if missing:
                 left_out.append(f'seed {seed}: {"; ".join(missing)}')
             else:
-                results[seed] = {arm: read_record(self._folder(arm, seed) / 'result.json') for arm in self.arms}
+                results[seed] = {arm: read_record(self._folder(arm, seed) / 'result.json') for arm in self.plan.arms}
         if not results:
             raise ValueError(f'no seed of {list(self.baselines)} is finished for all arms in {self.out}: '
                              f'{". ".join(left_out)}')
-        summary = _Summary(results, self.arms, self.cases, self._seen_cases(), _scenes(results))
+        seen = {str(case) for case in self._seen_cases()}
+        summary = _Summary(results, self.plan, seen, _scenes(results))
         tables = summary.tables()
         lines = [f'Seeds {", ".join(map(str, results))}. Synthetic data: not comparable with published scores.'
                  + ''.join(f' Left out: {reason}.' for reason in left_out)]
         for title, (rows, caption) in tables.items():
             lines += [f'**{title}**', markdown_table(rows), caption]
         text = '\n\n'.join(lines)
-        record = dict(seeds=list(results), cases=list(self.cases), seen=sorted(self._seen_cases()),
+        record = dict(seeds=list(results), cases=summary.cases, seen=sorted(seen),
                       intervals=summary.intervals, tables={title: rows for title, (rows, _) in tables.items()},
                       hours=summary.hours())
         write_record(self.out / 'ablation.json', plain_values(record))
@@ -178,7 +212,7 @@ class Ablation:
         write_csv(self.out / 'ablation.csv', summary.rows())
         if summary.intervals:
             draw_ablation(self.out / 'ablation.png', {
-                ARMS[arm].title: intervals for arm, intervals in summary.intervals.items()}, self._seen_cases())
+                self.plan.arms[arm].title: intervals for arm, intervals in summary.intervals.items()}, seen)
         return text
 
     def _missing(self, arm, seed):
@@ -191,27 +225,29 @@ class Ablation:
         config = load_config(*self._config(arm, checkpoint))
         if not Path(checkpoint).is_file() or result.get('key') != training_key(config, seed):
             return f'{arm} was made with another config, baseline or data'
-        absent = set(self.cases) - set(result['tests'])
+        absent = {str(case) for case in self.plan.cases} - set(result['tests'])
         return f'{arm} was not tested under {sorted(absent)}' if absent else None
 
     def _seen_cases(self):
         """Cases that training draws."""
-        cfg = load_config(self.configs / ARMS[_FAIR].config, self.arm_options)
+        cfg = load_config(self.configs / self.plan.arms[self.plan.fair].config, self.arm_options)
         mixture = next(step for step in cfg.data.train.pipeline if step.type == 'SimulateFailure')
-        return {case for case, share in mixture.cases.items() if share > 0}
+        return {FailureCase.parse(case) for case, share in mixture.cases.items() if share > 0}
 
 
 class _Summary:
     """Numbers over seeds of all arms and cases."""
 
-    def __init__(self, results, arms, cases, seen, scenes):
-        self.results, self.arms, self.cases, self.seen = results, arms, cases, seen
+    def __init__(self, results, plan, seen, scenes):
+        self.results, self.plan, self.seen = results, plan, seen
+        self.arms, self.cases = list(plan.arms), [str(case) for case in plan.cases]
+        arms, cases = self.arms, self.cases
         self.matches = {(seed, arm, case): DetectionMatches.load(self._record(seed, arm, case)['matches'])
                         for seed in results for arm in arms for case in cases}
-        self.intervals = {arm: {} for arm in arms if arm != _FAIR}
+        self.intervals = {arm: {} for arm in arms if arm != self.plan.fair}
         pairs = [(arm, case) for arm in self.intervals for case in cases]
         for arm, case in mmcv.track_iter_progress(pairs, file=sys.stderr):
-            models = [(self.matches[seed, arm, case], self.matches[seed, _FAIR, case]) for seed in results]
+            models = [(self.matches[seed, arm, case], self.matches[seed, self.plan.fair, case]) for seed in results]
             self.intervals[arm][case] = paired_bootstrap(models, scenes)._asdict()
 
     def _record(self, seed, arm, case, control='learned'):
@@ -257,11 +293,12 @@ class _Summary:
                 self._where(), 'Mean over seeds and failures, less the same of CMT + failure training: recall within '
                 '2 m of boxes where a sensor is lost (inside) and elsewhere, AP by size and by distance of centres.')
         if self._controlled_cases():
-            tables[f'Controls: mAP of {ARMS[_CONTROLLED].title}, with other weights in the same model'] = (
+            title = self.plan.arms[self.plan.controlled].title
+            tables[f'Controls: mAP of {title}, with other weights in the same model'] = (
                 self._controls(), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
                 "anew among queries; oracle: the true targets. Share: gain of the learned weights over off by the "
                 "oracle's.")
-        routing = [arm for arm in self.arms if arm != _FAIR]
+        routing = [arm for arm in self.arms if arm != self.plan.fair]
         if routing:
             tables['What the routers did'] = (
                 self._routing(routing), 'LiDAR / camera weight of queries whose place lost nothing, LiDAR, cameras; '
@@ -272,25 +309,25 @@ class _Summary:
     def _scores(self, score):
         rows = []
         for arm in self.arms:
-            row = dict(arm=ARMS[arm].title)
+            row = dict(arm=self.plan.arms[arm].title)
             for case in self.cases:
                 values = self._over_seeds(lambda seed: self._record(seed, arm, case)['scores'][score])
                 row[self._headline(case)] = _with_spread(values)
             if score == 'NDS':
                 row['mRA'] = _with_spread(self._over_seeds(lambda seed: relative_accuracy(
-                    {case: self._record(seed, arm, case)['scores']['NDS'] for case in self.cases})[1]))
+                    {case: self._record(seed, arm, str(case))['scores']['NDS'] for case in self.plan.cases})[1]))
             rows.append(row)
         return rows
 
     def _differences(self):
         rows = []
         for arm, intervals in self.intervals.items():
-            row = dict(arm=ARMS[arm].title)
+            row = dict(arm=self.plan.arms[arm].title)
             for case, interval in intervals.items():
                 text = f'{interval["mean"]:+.3f} [{interval["low"]:+.3f}, {interval["high"]:+.3f}]'
                 text = f'**{text}**' if interval['low'] > 0 or interval['high'] < 0 else text
                 own, fair = (self._over_seeds(lambda seed: self._record(seed, name, case)['scores']['mAP'])
-                             for name in (arm, _FAIR))
+                             for name in (arm, self.plan.fair))
                 row[self._headline(case)] = f'{text} ({", ".join(f"{value:+.3f}" for value in own - fair)})'
             rows.append(row)
         return rows
@@ -304,21 +341,21 @@ class _Summary:
             return _nan_mean([self._record(seed, arm, case)[part][name] for seed in self.results
                               for case in self.cases if case != 'clean'])
 
-        return [dict(arm=ARMS[arm].title, **{title: _signed(mean(arm, *place) - mean(_FAIR, *place))
+        return [dict(arm=self.plan.arms[arm].title, **{title: _signed(mean(arm, *place) - mean(self.plan.fair, *place))
                                              for title, place in columns.items()})
-                for arm in self.arms if arm != _FAIR]
+                for arm in self.arms if arm != self.plan.fair]
 
     def _controlled_cases(self):
-        if _CONTROLLED not in self.arms:
+        if self.plan.controlled not in self.arms:
             return []
-        tests = next(iter(self.results.values()))[_CONTROLLED]['tests']
+        tests = next(iter(self.results.values()))[self.plan.controlled]['tests']
         return [case for case in self.cases if set(tests[case]) == set(CONTROLS)]
 
     def _controls(self):
         rows = []
         for case in self._controlled_cases():
             means = {control: self._over_seeds(lambda seed: self._record(
-                seed, _CONTROLLED, case, control)['scores']['mAP']).mean() for control in CONTROLS}
+                seed, self.plan.controlled, case, control)['scores']['mAP']).mean() for control in CONTROLS}
             possible = means['oracle'] - means['off']
             share = (means['learned'] - means['off']) / possible if possible > 0.005 else math.nan
             rows.append(dict(case=case, **{control: float(value) for control, value in means.items()},
@@ -333,10 +370,10 @@ class _Summary:
                 clean = [self._record(seed, arm, 'clean') for seed in self.results]
                 aurocs = [routing_auroc(*pair) for pair in zip(records, clean)]
                 off = None
-                if arm == _CONTROLLED and case in self._controlled_cases():
+                if arm == self.plan.controlled and case in self._controlled_cases():
                     off = [self._record(seed, arm, case, 'off') for seed in self.results]
                 rows.append({
-                    'arm': ARMS[arm].title, 'case': self._headline(case),
+                    'arm': self.plan.arms[arm].title, 'case': self._headline(case),
                     **{region: _pair(records, region) for region in ('nothing lost', 'LiDAR lost', 'cameras lost')},
                     'AUROC LiDAR': _nan_mean([auroc['lidar'] for auroc in aurocs]),
                     'AUROC cameras': _nan_mean([auroc['camera'] for auroc in aurocs]),

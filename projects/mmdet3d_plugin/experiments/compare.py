@@ -1,7 +1,7 @@
 """Several models on clean data and with one sensor silenced, side by side."""
 from pathlib import Path
 
-from ..apis.modality import MODALITIES
+from ..apis.failing_sensors import MODALITIES
 from ..evaluation.nuscenes_scores import CAPTION, nuscenes_scores
 from ..utils.atomic_file import atomic_path
 from ..utils.tables import markdown_table, write_csv

@@ -2,7 +2,7 @@
 import time
 from pathlib import Path
 
-from ..apis.modality import with_modality
+from ..apis.failing_sensors import with_modality
 from ..apis.test import run_test
 from ..utils.content_hash import content_key, file_sha256
 from ..utils.plain_values import plain_values

@@ -17,14 +17,17 @@ from pyquaternion import Quaternion
 from sklearn.metrics import roc_auc_score
 
 from ..apis.distributed import default_device, seed_everything
-from ..apis.failure_cases import with_failure
+from ..apis.failing_sensors import with_failure
 from ..apis.test import build_trained_model
+from ..datasets.sensor_failures import FailureCase
 from ..evaluation.detection_matches import recall
 from ..evaluation.nuscenes_evaluator import NuScenesEvaluator
 from ..evaluation.nuscenes_scores import nuscenes_scores
+from ..models.utils.aqr.routing_record import regions
 from ..models.utils.aqr.supervision import routing_targets
 from ..models.utils.geometry import padded_image_size, project_to_views, view_cells
-from ..models.utils.transformer.attention_recorder import MODALITIES, AttentionRecorder
+from ..models.utils.token_layout import MODALITIES
+from ..models.utils.transformer.attention_recorder import AttentionRecorder
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
 from ..utils.plain_values import plain_values
@@ -82,7 +85,7 @@ class RobustnessTest:
         """Test one case, or read what an earlier equal test found.
 
         Args:
-            case (str): see `parse_case`.
+            case (FailureCase | str): what strikes every sample.
             controls (Sequence[str] | None): in place of those of the constructor.
 
         Returns:
@@ -91,10 +94,11 @@ class RobustnessTest:
             `attention` (mean share of LiDAR by layer), `seconds`, `case` and `matches` (path of the DetectionMatches).
         """
         controls = self.controls if controls is None else tuple(controls)
+        case = FailureCase.parse(case)
         cfg = with_failure(self.cfg, case, self.seed)
         key = content_key({name: cfg.get(name) for name in _SETTINGS}, cfg.data.test, self.origin['checkpoint_sha256'],
                           self.origin['info_file_sha256'])
-        stems = {control: self.folder / f'{_file_name(case)}_{control}_{key}' for control in controls}
+        stems = {control: self.folder / f'{case.file_name}_{control}_{key}' for control in controls}
         missing = [control for control, stem in stems.items() if not Path(f'{stem}.json').is_file()]
         if missing:
             start = time.perf_counter()
@@ -105,7 +109,7 @@ class RobustnessTest:
                     with atomic_path(f'{stem}.queries.npz') as path, open(path, 'wb') as file:
                         np.savez_compressed(file, **queries)
                 write_record(Path(f'{stem}.json'), {
-                    **self.origin, 'case': case, 'control': control, 'seed': self.seed,
+                    **self.origin, 'case': str(case), 'control': control, 'seed': self.seed,
                     'seconds': (time.perf_counter() - start) / len(missing), **record})
         return {control: {**read_record(Path(f'{stem}.json')), 'matches': f'{stem}.npz',
                           'queries': f'{stem}.queries.npz' if self.routes else None} for control, stem in stems.items()}
@@ -222,25 +226,15 @@ def _summary(kept, boxes, evaluator):
     if not kept.queries:
         return record, matches, None
     queries = {name: np.concatenate(values).reshape(-1) for name, values in kept.queries.items()}
-    for region, mask in _regions(queries).items():
+    for region, mask in regions(queries['lidar_lost'], queries['cameras_lost']).items():
         record['weights'][region] = dict(
             queries=int(mask.sum()),
             **{modality: _mean(queries[f'{modality}_weights'][mask]) for modality in MODALITIES})
     return record, matches, queries
 
 
-def _regions(queries):
-    lidar, cameras = queries['lidar_lost'], queries['cameras_lost']
-    return {'nothing lost': ~lidar & ~cameras, 'LiDAR lost': lidar & ~cameras, 'cameras lost': ~lidar & cameras,
-            'both lost': lidar & cameras}
-
-
 def _mean(values):
     return float(values.mean()) if len(values) else math.nan
-
-
-def _file_name(case):
-    return case.replace(':', '_').replace(',', '-')
 
 
 def routing_auroc(record, clean=None):
@@ -264,10 +258,10 @@ def routing_auroc(record, clean=None):
     if not parts:
         return result
     queries = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    regions = _regions(queries)
+    places = regions(queries['lidar_lost'], queries['cameras_lost'])
     for modality, region, sign in (('lidar', 'LiDAR lost', 1), ('camera', 'cameras lost', -1)):
-        positive = regions[region] & queries['is_known']
-        used = positive | ((regions['nothing lost'] | regions['both lost']) & queries['is_known'])
+        positive = places[region] & queries['is_known']
+        used = positive | ((places['nothing lost'] | places['both lost']) & queries['is_known'])
         if positive.any() and not positive[used].all():
             score = sign * (queries['camera_weights'] - queries['lidar_weights'])
             result[modality] = float(roc_auc_score(positive[used], score[used]))
@@ -278,18 +272,18 @@ def relative_accuracy(nds):
     """Resilience as MultiCorrupt (Beemelmanns et al., 2024) defines it.
 
     Args:
-        nds (dict[str, float]): NDS by case, 'clean' among them. The names of a case's failures, in any order, are its
-            kind, the rest its severity.
+        nds (dict[FailureCase, float]): NDS by case, 'clean' among them.
 
     Returns:
         tuple[dict, float]: RA of each case, NDS over clean NDS; and mRA, the mean over kinds of the mean over
         severities, NaN without failures.
     """
-    ra = {case: value / nds['clean'] if nds['clean'] else math.nan for case, value in nds.items()}
+    clean = nds[FailureCase()]
+    ra = {case: value / clean if clean else math.nan for case, value in nds.items()}
     kinds = defaultdict(list)
     for case, value in ra.items():
-        if case != 'clean':
-            kinds[tuple(sorted(part.partition(':')[0] for part in case.split('+')))].append(value)
+        if not case.is_clean:
+            kinds[case.kinds].append(value)
     return ra, float(np.mean([np.mean(values) for values in kinds.values()])) if kinds else math.nan
 
 
@@ -298,14 +292,15 @@ def measure_robustness(cfg, checkpoint, cases=DEFAULT_CASES, out='work_dirs/robu
     """Test a checkpoint under every case; write `robustness.md`, `.csv` and `.json`.
 
     Args:
-        cases (Sequence[str]): see `parse_case`; 'clean' is added, since the others are compared with it.
+        cases (Sequence[FailureCase | str]): 'clean' is added, since the others are compared with it.
         out (str | Path): folder for results and tables.
         cfg, checkpoint, controls, seed, trust_checkpoint: see `RobustnessTest`.
 
     Returns:
         str: the table in markdown, a row per case and control.
     """
-    cases = ['clean', *(case for case in cases if case != 'clean')]
+    clean, cases = FailureCase(), [FailureCase.parse(case) for case in cases]
+    cases = [clean, *(case for case in cases if not case.is_clean)]
     for case in cases:
         with_failure(cfg, case)  # mistakes show before the first case runs
     test = RobustnessTest(cfg, checkpoint, Path(out) / 'results', controls, seed, trust_checkpoint)
@@ -317,7 +312,7 @@ def measure_robustness(cfg, checkpoint, cases=DEFAULT_CASES, out='work_dirs/robu
     for control in controls:
         ra, summary['mRA'][control] = relative_accuracy(
             {case: records[case][control]['scores']['NDS'] for case in cases})
-        rows += [_row(case, control, records[case][control], ra[case], records['clean'][control]) for case in cases]
+        rows += [_row(case, control, records[case][control], ra[case], records[clean][control]) for case in cases]
     summary['cases'] = rows
     write_csv(Path(out) / 'robustness.csv', rows)
     write_record(Path(out) / 'robustness.json', plain_values(summary))
@@ -340,7 +335,7 @@ def _row(case, control, record, ra, clean):
     weights = record['weights'] or {region: dict.fromkeys(MODALITIES, math.nan) for region in
                                     ('nothing lost', 'LiDAR lost', 'cameras lost')}
     return {
-        'case': case, 'control': control, 'mAP': record['scores']['mAP'], 'NDS': record['scores']['NDS'],
+        'case': str(case), 'control': control, 'mAP': record['scores']['mAP'], 'NDS': record['scores']['NDS'],
         'mATE': record['scores']['mATE'], 'RA': ra, 'recall inside': record['recall']['inside'],
         'recall outside': record['recall']['outside'],
         'LiDAR attention': float(np.mean(list(record['attention'].values()))),

@@ -7,7 +7,8 @@ import torch.distributed as dist
 from mmcv.parallel import DataContainer
 from mmcv.runner import HOOKS, GradientCumulativeOptimizerHook, Hook, LoggerHook, TensorboardLoggerHook
 
-from ..models.utils.transformer.attention_recorder import MODALITIES, AttentionRecorder
+from ..models.utils.token_layout import MODALITIES
+from ..models.utils.transformer.attention_recorder import AttentionRecorder
 from .bare_model import bare_model
 
 # Part of the model -> how the names of its parameters begin; the first that fits counts.

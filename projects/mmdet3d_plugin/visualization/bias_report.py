@@ -26,7 +26,7 @@ def draw_sample(folder, name, snapshots, queries, on_case=None):
     tables = [_weights_table(snapshots), _queries_table(snapshots, queries)]
     sections = [Section(name, 2, [*_neutral_note(snapshots), *tables])]
     for snapshot in snapshots:
-        case_stem = f'{stem}_{case_file_name(snapshot.case)}'
+        case_stem = f'{stem}_{snapshot.case.file_name}'
         parts = []
         title = f'{name}, {snapshot.case}'
         path = Path(f'{case_stem}_bev.png')
@@ -36,8 +36,8 @@ def draw_sample(folder, name, snapshots, queries, on_case=None):
         path = Path(f'{case_stem}_cameras.png')
         draw_routing_cameras(path, snapshot, queries, title)
         parts.append(Picture(
-            path, f'{len(snapshot.images)} camera images of {title}, with boxes and the queries that each sees; without '
-            f'an image: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
+            path, f'{len(snapshot.images)} camera images of {title}, with boxes and the queries that each sees; '
+            f'without an image: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
         for query in queries:
             path = Path(f'{case_stem}_query_{query}.png')
             draw_query(path, snapshot, query, f'{title}: {describe_query(snapshot, query)}')
@@ -75,11 +75,6 @@ def write_bias_report(folder, title, facts, samples, on_case=None):
     return path
 
 
-def case_file_name(case):
-    """A case as part of a file name."""
-    return case.replace(':', '_').replace(',', '-')
-
-
 def describe_query(snapshot, query):
     """One line on a query: its place, what it detects, its weights."""
     x, y, z = snapshot.positions[query]
@@ -101,8 +96,8 @@ def _weights_table(snapshots):
         means = mean_weights(snapshot, snapshot.regions())
         regions = ['{1:.3f} / {2:.3f} ({0} queries)'.format(*means[region]) if region in means else ''
                    for region in _REGIONS]
-        rows.append((snapshot.case, ', '.join(snapshot.lost_cameras) or 'none', len(snapshot.detections['scores_3d']),
-                     *regions))
+        rows.append((str(snapshot.case), ', '.join(snapshot.lost_cameras) or 'none',
+                     len(snapshot.detections['scores_3d']), *regions))
     return Table('Mean LiDAR / camera weight of the queries, by what the case loses at their place.',
                  ('case', 'cameras lost', 'detections drawn', *_REGIONS), rows)
 
@@ -113,7 +108,7 @@ def _queries_table(snapshots, queries):
         for snapshot in snapshots:
             biased, unbiased = (part[0, :snapshot.layout.num_bev].sum() for part in snapshot.attention([query]))
             lost = next(region for region, mask in snapshot.regions().items() if mask[query])
-            rows.append((query, snapshot.case, lost, snapshot.class_names[snapshot.labels[query]],
+            rows.append((query, str(snapshot.case), lost, snapshot.class_names[snapshot.labels[query]],
                          float(snapshot.scores[query]), f'{snapshot.lidar_weights[query]:.3f} / '
                          f'{snapshot.camera_weights[query]:.3f}', f'{unbiased:.1%}', f'{biased:.1%}'))
     return Table(f'Queries looked at closely; attention in decoder layer {snapshots[0].layer}, mean over heads.',

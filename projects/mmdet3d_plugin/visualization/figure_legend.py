@@ -13,9 +13,11 @@ def add_legend(figure, handles, labels, title=None):
         Legend
     """
     labels = list(labels)
-    for columns in range(len(labels), 0, -1):
+    columns = len(labels)
+    while True:
         legend = figure.legend(handles, labels, loc='outside upper center', ncols=columns, title=title)
         figure.draw_without_rendering()
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        if columns <= 1 or legend.get_window_extent().width <= figure.bbox.width:
             return legend
         legend.remove()
+        columns -= 1

@@ -138,7 +138,8 @@ def histograms_figure(snapshots, title=None):
             axes.grid(alpha=0.3)
             if last:
                 axes.set_xlabel(name)
-        left.set_title('\n'.join(textwrap.wrap(snapshot.case, 130, break_on_hyphens=False)), loc='left', fontsize=10)
+        lines = textwrap.wrap(str(snapshot.case), 130, break_on_hyphens=False)
+        left.set_title('\n'.join(lines), loc='left', fontsize=10)
     figure.suptitle(title)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=3, frameon=False)
@@ -232,7 +233,7 @@ def caption(snapshot, regions, width):
     """
     weights = '; '.join(f'{name} {lidar:.2f}\u00a0/\u00a0{camera:.2f}\u00a0({count}\u00a0queries)'  # not torn apart
                         for name, (count, lidar, camera) in mean_weights(snapshot, regions).items())
-    lines = [snapshot.case, f'{len(snapshot.detections["scores_3d"])} detections; cameras lost: '
+    lines = [str(snapshot.case), f'{len(snapshot.detections["scores_3d"])} detections; cameras lost: '
              f'{", ".join(snapshot.lost_cameras) or "none"}',
              f'mean LiDAR / camera weight: {weights}']
     return '\n'.join('\n'.join(textwrap.wrap(line, width, break_on_hyphens=False)) for line in lines)

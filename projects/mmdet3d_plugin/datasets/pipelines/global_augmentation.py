@@ -1,7 +1,7 @@
 """Augmentations that move the whole LiDAR scene; points, boxes and the camera calibration move together."""
 import numpy as np
-from mmdet3d.datasets.pipelines import GlobalRotScaleTrans, RandomFlip3D
 from mmdet.datasets.builder import PIPELINES
+from mmdet3d.datasets.pipelines import GlobalRotScaleTrans, RandomFlip3D
 
 from ..camera_geometry import follow_lidar_motion
 

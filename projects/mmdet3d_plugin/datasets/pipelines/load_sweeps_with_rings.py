@@ -1,6 +1,6 @@
 import numpy as np
-from mmdet3d.datasets.pipelines import LoadPointsFromMultiSweeps
 from mmdet.datasets.builder import PIPELINES
+from mmdet3d.datasets.pipelines import LoadPointsFromMultiSweeps
 
 
 @PIPELINES.register_module()

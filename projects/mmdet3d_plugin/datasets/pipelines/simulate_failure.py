@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from mmdet.datasets.builder import PIPELINES
 
-from ..sensor_failures import apply_case, failure_rng, parse_case
+from ..sensor_failures import CLEAN, FailureCase, failure_rng
 
 
 @PIPELINES.register_module()
@@ -20,7 +20,7 @@ class SimulateFailure:
     repeat samples (CBGSDataset, RepeatDataset) do not count: within an epoch all copies meet the same failure.
 
     Args:
-        cases (str | dict[str, float]): one case for all samples, see ``parse_case``, or the probability of each,
+        cases (str | dict[str, float]): one case for all samples, see ``FailureCase.parse``, or the probability of each,
             together 1; 'clean' is a case like the others.
         seed (int): another seed gives other draws.
 
@@ -28,14 +28,13 @@ class SimulateFailure:
         ValueError: for cases that do not exist or probabilities that are not >= 0 with a sum of 1.
     """
 
-    def __init__(self, cases='clean', seed=0):
+    def __init__(self, cases=CLEAN, seed=0):
         if not isinstance(cases, (str, dict)):
             raise ValueError(f'cases must be a case or a dict of cases and probabilities, got {cases!r}')
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise ValueError(f'seed must be an integer, got {seed!r}')
         shares = dict(cases) if isinstance(cases, dict) else {cases: 1.0}
-        for case in shares:
-            parse_case(case)
+        self.cases = [FailureCase.parse(case) for case in shares]
         values = np.array(list(shares.values()), dtype=float)
         if not len(values) or not (values >= 0).all() or abs(values.sum() - 1) > 1e-6:
             raise ValueError(f'cases must have probabilities >= 0 with a sum of 1, got {shares}')
@@ -52,12 +51,12 @@ class SimulateFailure:
         seed = self.seed, self._epoch.item()
         if results.get('repetition'):
             seed = *seed, results['repetition']
-        cases = list(self.shares)
         draw = failure_rng(results['sample_idx'], 'case', *seed).random()
         # The last case that any probability leads to takes what rounding leaves.
         limits = np.cumsum(list(self.shares.values()))
         limits[np.flatnonzero(np.diff(limits, prepend=0))[-1]:] = 1
-        results['failure'] = apply_case(results, cases[np.searchsorted(limits, draw, side='right')], *seed)
+        case = self.cases[np.searchsorted(limits, draw, side='right')]
+        results['failure'] = case.strike(results, *seed)
         results.pop('rings', None)
         return results
 

@@ -1,12 +1,12 @@
 import cv2
 import mmcv
 import numpy as np
+from mmdet.datasets.builder import PIPELINES
 from mmdet3d.core.bbox import box_np_ops
 from mmdet3d.datasets.pipelines import ObjectSample
-from mmdet.datasets.builder import PIPELINES
 
 from ..camera_geometry import project
-from ..sensor_failures import UNKNOWN_RING
+from ..sensor_failures.lidar import UNKNOWN_RING
 
 _NOT_COVERED = -1
 

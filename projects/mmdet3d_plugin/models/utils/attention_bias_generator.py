@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from .attention.attention_bias import AttentionBias
+from .token_layout import MODALITIES
 
 RECOMMENDED_STRENGTH = (1, 10)
 RECOMMENDED_WINDOW = (5, 25)
-_MODALITIES = ('lidar', 'camera')
 
 
 class AttentionBiasGenerator(nn.Module):
@@ -128,7 +128,7 @@ class AttentionBiasGenerator(nn.Module):
         if lidar_weights.dim() != 2 or lidar_weights.shape != camera_weights.shape:
             raise ValueError('lidar_weights and camera_weights must both be (B, Q), got '
                              f'{tuple(lidar_weights.shape)} and {tuple(camera_weights.shape)}')
-        for name, weights in zip(_MODALITIES, (lidar_weights, camera_weights)):
+        for name, weights in zip(MODALITIES, (lidar_weights, camera_weights)):
             if not ((weights >= 0) & (weights <= 1)).all():
                 raise ValueError(f'{name}_weights must lie in [0, 1], got values from {weights.min().item()} to '
                                  f'{weights.max().item()} (NaN: the queries or features that were routed are not '
@@ -205,9 +205,9 @@ def check_bias_clip(bias_clip):
 
 def check_windows(window):
     """Return ``dict(lidar=.., camera=..)`` of odd sizes >= 1; raise ValueError naming what is allowed otherwise."""
-    sizes = dict(window) if isinstance(window, dict) else dict.fromkeys(_MODALITIES, window)
-    if set(sizes) != set(_MODALITIES):
-        raise ValueError(f'local_window_size as a dict needs exactly the keys {_MODALITIES}, got {tuple(sizes)}')
+    sizes = dict(window) if isinstance(window, dict) else dict.fromkeys(MODALITIES, window)
+    if set(sizes) != set(MODALITIES):
+        raise ValueError(f'local_window_size as a dict needs exactly the keys {MODALITIES}, got {tuple(sizes)}')
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
             raise ValueError(f'local_window_size ({name}) must be an odd integer >= 1, got {size!r}')

@@ -4,6 +4,8 @@ from typing import Optional, Tuple
 
 import torch
 
+MODALITIES = ('lidar', 'camera')  # in the order of their tokens
+
 
 @dataclass(frozen=True)
 class TokenLayout:

@@ -27,3 +27,16 @@ class RoutingRecord:
     is_used: torch.Tensor
     reference_points: torch.Tensor
     bias: AttentionBias
+
+
+def regions(lidar_lost, cameras_lost):
+    """Queries by what is lost at their place.
+
+    Args:
+        lidar_lost, cameras_lost (Tensor | np.ndarray): (...) bool, see ``RoutingTargets``.
+
+    Returns:
+        dict[str, Tensor | np.ndarray]: (...) bool masks, together all queries, each of them once.
+    """
+    return {'nothing lost': ~lidar_lost & ~cameras_lost, 'LiDAR lost': lidar_lost & ~cameras_lost,
+            'cameras lost': ~lidar_lost & cameras_lost, 'both lost': lidar_lost & cameras_lost}

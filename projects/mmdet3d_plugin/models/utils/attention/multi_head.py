@@ -63,7 +63,7 @@ class ScaledDotProductMHA(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
     def normalize_query_key(self, query, key):
-        """Queries and keys (B, heads, N, d) whose product over sqrt(d), as kernels compute it, is temperature * cosine."""
+        """Queries and keys (B, heads, N, d) whose product over sqrt(d), taken by kernels, is temperature * cosine."""
         wide = torch.promote_types(query.dtype, torch.float32)
         factor = self.log_temperature.to(wide).exp()[:, None, None] * math.sqrt(query.shape[-1])
         query_unit, key_unit = (F.normalize(x.to(wide), dim=-1) for x in (query, key))

@@ -17,11 +17,9 @@ from torch import nn
 from ..attention.attention_bias import AttentionBias
 from ..attention.multi_head import ScaledDotProductMHA
 from ..attention.reference import masks_to_bias
-from ..token_layout import TokenLayout
+from ..token_layout import MODALITIES, TokenLayout
 from .cmt_transformer import CmtTransformer
 from .petr_attention import SequenceFirstMHA
-
-MODALITIES = ('lidar', 'camera')
 
 # Scores held at a time, by taking queries in blocks: 8 MB come from memory that is there already, more from new pages.
 _BLOCK_SCORES = 1 << 21

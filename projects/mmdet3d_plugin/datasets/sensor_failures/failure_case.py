@@ -1,0 +1,151 @@
+"""A failure case: what configs and command lines call by a text such as 'fov:60+view_drop:3'."""
+import hashlib
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Tuple
+
+import numpy as np
+
+from ...core.failure_record import FailureRecord
+from .registry import FAILURES
+
+LOADED_ON_REQUEST = ('rings', 'boxes')  # what test data must be told to load; failures check for it themselves
+CLEAN = 'clean'
+
+
+class CasePart(NamedTuple):
+    """One failure of a case: its name, its argument as text ('' for none), and itself."""
+
+    name: str
+    argument: str
+    failure: Any
+
+    def __str__(self):
+        return f'{self.name}:{self.argument}' if self.argument else self.name
+
+
+@dataclass(frozen=True)
+class FailureCase:
+    """Failures that strike a sample one after the other, none for 'clean'.
+
+    Cases are equal where their texts are, and sort and hash by them. See :meth:`parse`.
+
+    Attributes:
+        parts: tuple of CasePart.
+    """
+
+    parts: Tuple[CasePart, ...] = ()
+
+    @classmethod
+    def parse(cls, text):
+        """Read a case.
+
+        Args:
+            text (str | FailureCase): 'clean', or failures joined by '+', each a name of ``FAILURES`` and, where it
+                takes one, ':' and its argument. A FailureCase is returned as it is.
+
+        Raises:
+            ValueError: for names and arguments that do not exist, naming what is allowed.
+        """
+        if isinstance(text, cls):
+            return text
+        if text == CLEAN:
+            return cls()
+        return cls(tuple(cls._part(text, part) for part in str(text).split('+')))
+
+    @staticmethod
+    def _part(case, text):
+        name, colon, argument = text.partition(':')
+        known = FAILURES.get(name)
+        if known is None or bool(colon) != known.takes_argument:
+            raise ValueError(f'case {case!r}: {text!r} is no failure; allowed: {case_help()}')
+        try:
+            failure = known.make(argument) if colon else known.make()
+        except ValueError as error:
+            raise ValueError(f'case {case!r}: {error}; allowed: {case_help()}') from error
+        return CasePart(name, _same_number(argument), failure)
+
+    def __str__(self):
+        return '+'.join(map(str, self.parts)) or CLEAN
+
+    def __eq__(self, other):
+        return isinstance(other, FailureCase) and str(self) == str(other)
+
+    def __hash__(self):
+        return hash(str(self))
+
+    @property
+    def is_clean(self):
+        return not self.parts
+
+    @property
+    def failures(self):
+        """list: the failures, in the order in which they strike."""
+        return [part.failure for part in self.parts]
+
+    @property
+    def kinds(self):
+        """tuple[str]: names of the failures, sorted; cases of the same kinds differ in severity alone."""
+        return tuple(sorted(part.name for part in self.parts))
+
+    @property
+    def severity(self):
+        """str: the arguments of the failures, which say how badly they strike."""
+        return '+'.join(part.argument for part in self.parts)
+
+    @property
+    def needs(self):
+        """frozenset[str]: all that its failures need, see ``register_failure``."""
+        return frozenset(need for failure in self.failures for need in failure.needs)
+
+    @property
+    def file_name(self):
+        """str: the case as part of a file name."""
+        return str(self).replace(':', '_').replace(',', '-')
+
+    def strike(self, results, *seed):
+        """Let the case strike a sample.
+
+        Args:
+            results (dict): a sample after its loaders; changed in place, arrays and images are replaced.
+            *seed (int): further numbers the draw depends on, beside ``results['sample_idx']`` and the case.
+
+        Returns:
+            FailureRecord: its ``details`` have the number of points before and after.
+
+        Raises:
+            ValueError: for a case that the sample lacks the sensors for.
+        """
+        rng = failure_rng(results['sample_idx'], self, *seed)
+        record = FailureRecord(case=str(self), seed=seed)
+        if 'img' in results:
+            record = record.joined(views_lost=np.zeros(len(results['img']), dtype=bool))
+        if 'points' in results:
+            record = record.joined(details=dict(points_before=len(results['points'])))
+        for failure in self.failures:
+            missing = [key for key in failure.needs if key not in results and key not in LOADED_ON_REQUEST]
+            if missing:
+                raise ValueError(f'case {str(self)!r} needs {missing}, which the sample lacks; it has '
+                                 f'{sorted(results)}')
+            record = record.joined(**failure.apply(results, rng))
+        if 'points' in results:
+            record = record.joined(details=dict(points_after=len(results['points'])))
+        return record
+
+
+def case_help():
+    """str: which cases there are, with examples of their arguments."""
+    return f'{CLEAN}, {", ".join(known.usage for known in FAILURES.values())}; several at once joined by +'
+
+
+def failure_rng(token, case, *seed):
+    """Random generator that depends on a sample's token, the case and the seed alone, on every machine alike."""
+    digest = hashlib.sha256('|'.join(map(str, (token, case, *seed))).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype='<u4'))
+
+
+def _same_number(argument):
+    """Numbers are written alike (60.0 -> 60); anything else stays as it is."""
+    try:
+        return f'{float(argument):g}'
+    except ValueError:  # names of cameras, or nothing
+        return argument
