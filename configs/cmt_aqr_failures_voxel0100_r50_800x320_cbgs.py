@@ -26,7 +26,8 @@ data = dict(train=dict(dataset=dict(pipeline=train_pipeline)))
 model = dict(pts_bbox_head=dict(aqr_loss_weight=1.0))
 optimizer = dict(lr=2e-5, paramwise_cfg=dict(custom_keys={'pts_bbox_head.aqr_router': dict(lr_mult=10.0)}))
 custom_hooks = [
-    dict(type='AQRMonitorHook', nonfinite_loss='skip'),
+    dict(type='NonFiniteLossHook', action='skip'),
+    dict(type='AQRMonitorHook'),
     dict(type='BiasStrengthWarmupHook', iters=500)
 ]
 total_epochs = 3

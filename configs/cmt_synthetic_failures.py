@@ -13,5 +13,5 @@ momentum_config = None
 total_epochs = 1
 evaluation = dict(interval=1)
 log_config = dict(interval=20)
-custom_hooks = [dict(type='AQRMonitorHook', interval=20, nonfinite_loss='skip')]
+custom_hooks = [dict(type='NonFiniteLossHook', action='skip'), dict(type='AQRMonitorHook', interval=20)]
 load_from = 'checkpoints/cmt_synthetic.pth'

@@ -54,8 +54,8 @@ def nodes(value):
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_published_values(name, shared):
-    published = plain(ast.literal_eval((shared / 'upstream' / f'{name}.config.txt').read_text()))
+def test_published_values(name, upstream):
+    published = plain(ast.literal_eval((upstream / f'{name}.config.txt').read_text()))
     # The tools set the devices; a stale list makes mmcv rescale the iteration when a run is resumed.
     published.pop('gpu_ids')
     ours = plain(load(f'{name}.py')._cfg_dict)
@@ -123,7 +123,7 @@ def test_sizes_agree(name):
 
 @pytest.mark.parametrize('name', [name for name in LEAVES if 'voxel0100' not in name])
 def test_grid_covers_range(name):
-    """The published 0.1 m grid is short by 56 cells (design section 2); every other grid fits its range."""
+    """The published 0.1 m grid is short by 56 cells; every other grid fits its range."""
     model = load(name).model
     train = model.train_cfg.pts
     low, high = train.point_cloud_range[:3], train.point_cloud_range[3:]
@@ -201,7 +201,8 @@ def test_aqr_options_by_command_line(name, option, value):
     (['aqr_local_window_size=9'], lambda head: head.aqr_bias.local_window_size == dict(lidar=9, camera=9)),
     (['aqr_local_window_size.lidar=7', 'aqr_local_window_size.camera=9'],
      lambda head: head.aqr_bias.local_window_size == dict(lidar=7, camera=9)),
-    (['aqr_bias_denoising=False'], lambda head: head.aqr_bias_denoising is False),
+    (['aqr_bias_denoising=False'], lambda head: head.aqr.bias_denoising is False),
+    (['aqr_weight_map=linear'], lambda head: head.aqr_bias.weight_map == 'linear'),
     (['aqr_router.windows=3'], lambda head: head.aqr_router.camera_attention.window == 3),
     (['aqr_router.hidden_dims=16'], lambda head: head.aqr_router.mlp[-1].in_features == 16),
 ])

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from projects.mmdet3d_plugin.hooks.aqr_monitor_hook import AQRMonitorHook, routing_numbers
+from projects.mmdet3d_plugin.hooks.nonfinite_loss_hook import NonFiniteLossHook
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
 from tests.test_apis.test_distributed import on_two_processes
 from tests.test_models.conftest import make_batch, make_head, train_losses  # noqa: F401  (fixtures)
@@ -234,7 +235,7 @@ class TestNonfiniteLoss:
     @pytest.mark.parametrize('hooks_first', [False, True])
     def test_stop(self, run, hooks_first):
         with pytest.raises(FloatingPointError, match=r'iteration 3: not finite: loss_bbox, loss; samples token0, '
-                                                     r"token1 \(nonfinite_loss='skip'"):
+                                                     r"token1 \(NonFiniteLossHook\(action='skip'\)"):
             run(spoiled=[3], hooks_first=hooks_first)
 
     @pytest.mark.parametrize('hooks_first', [False, True])
@@ -270,7 +271,7 @@ class TestNonfiniteLoss:
                 outputs=dict(log_vars=dict(loss=math.nan), loss=torch.tensor(math.nan if rank == 1 else 1.0)),
                 data_batch=dict(img_metas=DataContainer([[dict(sample_idx=f'token{rank}')]], cpu_only=True)))
             try:
-                AQRMonitorHook(nonfinite_loss='skip')._check_loss(runner)
+                NonFiniteLossHook(action='skip').after_train_iter(runner)
             except FloatingPointError as error:
                 told.append(('stopped', str(error)))
             return told
@@ -295,7 +296,7 @@ class TestNonfiniteLoss:
         assert state['step'] == 3
 
     def test_too_many_in_a_row(self, run):
-        with pytest.raises(FloatingPointError, match='iteration 4: .* more than max_skips=1 in a row'):
+        with pytest.raises(FloatingPointError, match='iteration 4: .* more than max_skips=1 steps in a row'):
             run(dict(nonfinite_loss='skip', max_skips=1), spoiled=[1, 3, 4])
 
     def test_broken_statistics(self, run):
@@ -327,12 +328,19 @@ class TestWarnings:
         assert told == [f'iteration 1: {name} weights are saturated: 100 % of the queries are within 0.02 of 0 or 1'
                         for name in ('lidar', 'camera')]  # once, though every iteration has it
 
-    def test_again_after_recovery(self):
-        hook, told = AQRMonitorHook(), []
-        runner = SimpleNamespace(iter=0, logger=SimpleNamespace(warning=lambda *args: told.append(args)))
-        for is_bad in (True, True, False, True):
-            hook._warn(runner, 'x', is_bad, 'message')
-        assert len(told) == 2
+    def test_again_after_recovery(self, run, make_head, make_batch, train_losses, caplog):  # noqa: F811
+        class Swinging(Model):
+            """The router is saturated, saturated, fine, saturated."""
+
+            def train_step(self, data, optimizer):
+                bias = (6.0, 6.0, 0.0, 6.0)[len(self.seen)]
+                nn.init.constant_(self.pts_bbox_head.aqr_router.mlp[-1].bias, bias)
+                return super().train_step(data, optimizer)
+
+        head = make_head(enable_aqr=True, aqr_router=dict(windows=3)).train()
+        run(dict(interval=1), model=Swinging(head, make_batch(), train_losses))
+        told = [message for message in self.warnings(caplog) if 'lidar weights are saturated' in message]
+        assert [message.partition(':')[0] for message in told] == ['iteration 1', 'iteration 4']
 
     def test_collapsed_entropy(self, run, caplog):
         runner = run(dict(interval=2, min_entropy=100.0))
@@ -361,7 +369,7 @@ def test_no_clip_clips_nothing():
 @pytest.mark.parametrize('options, message', [
     (dict(interval=0), 'interval must be an integer >= 1'), (dict(interval=True), 'interval must be'),
     (dict(num_queries=0), 'num_queries must be an integer >= 1'), (dict(max_skips=-1), 'max_skips must be an integer'),
-    (dict(nonfinite_loss='zero'), "nonfinite_loss must be 'stop' or 'skip', got 'zero'"),
+    (dict(nonfinite_loss='zero'), "must be 'stop' or 'skip', got 'zero'"),
     (dict(saturated_share=0), 'saturated_share must lie in'), (dict(saturated_share=1.5), 'saturated_share must lie'),
     (dict(min_entropy=-1), 'min_entropy must be >= 0'), (dict(min_entropy=math.nan), 'min_entropy must be >= 0')])
 def test_mistakes(options, message):
@@ -372,3 +380,20 @@ def test_mistakes(options, message):
 def test_a_model_without_cmts_head_is_refused(run):
     with pytest.raises(ValueError, match='AQRMonitorHook needs a CMT model'):
         run(model=nn.Linear(1, 1))
+
+
+def test_a_loss_guard_of_its_own(run):
+    """Whatever their order among the hooks; the monitor adds none then."""
+    for hooks_first in (False, True):
+        runner = run(dict(interval=1), spoiled=[2], hooks_first=hooks_first,
+                     other_hooks=[NonFiniteLossHook(action='skip')])
+        assert sum(isinstance(hook, NonFiniteLossHook) for hook in runner.hooks) == 1
+        assert ['grad_norm/head' in line for line in runner.lines[:ITERS]] == [True, False, True, True]
+    with pytest.raises(ValueError, match='contradict the NonFiniteLossHook'):
+        run(dict(nonfinite_loss='skip'), other_hooks=[NonFiniteLossHook()])
+
+
+def test_the_loss_guard_alone(run):
+    runner = run(other_hooks=[NonFiniteLossHook(action='skip')], hook=dict(interval=1000), spoiled=[1, 2])
+    seen = runner.model_under_test.seen
+    assert torch.equal(seen[2]['pts_neck.features'], seen[0]['pts_neck.features'])

@@ -1,5 +1,5 @@
 # CMT with 0.1 m voxels and ResNet-50. The declared grid has 1024 cells where 108 m / 0.1 m would need 1080: checkpoints
-# were trained so, and the map ends at x = y = +48.4 m (design section 2, 10).
+# were trained so, and the map ends at x = y = +48.4 m (docs/design.md, "Cells and views").
 pc_range = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 voxel_size = [0.1, 0.1, 0.2]
 out_size_factor = 8

@@ -1,15 +1,14 @@
-"""Training seen from inside: what the router decides, what attention looks at, gradients, unusable losses."""
+"""Training seen from inside: what the router decides, what attention looks at, gradients."""
 import math
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from mmcv.parallel import DataContainer
-from mmcv.runner import HOOKS, GradientCumulativeOptimizerHook, Hook, LoggerHook, TensorboardLoggerHook
+from mmcv.runner import HOOKS, Hook, LoggerHook, TensorboardLoggerHook
 
 from ..models.utils.token_layout import MODALITIES
 from ..models.utils.transformer.attention_recorder import AttentionRecorder
-from .bare_model import bare_model
+from .bare_model import bare_model, optimizers
+from .nonfinite_loss_hook import NonFiniteLossHook
 
 # Part of the model -> how the names of its parameters begin; the first that fits counts.
 _PARTS = dict(router='pts_bbox_head.aqr_', head='pts_bbox_head.', lidar='pts_', camera='img_',
@@ -20,7 +19,7 @@ _BINS = 10  # of the histograms in the text log
 
 @HOOKS.register_module()
 class AQRMonitorHook(Hook):
-    """Log numbers of the router, the cross-attention and the gradients; warn; stop or skip where a loss is not finite.
+    """Log numbers of the router, the cross-attention and the gradients, and warn where they look bad.
 
     At the first iteration that is logged after ``interval`` others, the loggers get beside the losses, of the batch at
     hand (in distributed training that of the first process)
@@ -41,43 +40,37 @@ class AQRMonitorHook(Hook):
     Args:
         interval (int): iterations, >= 1.
         num_queries (int): at most so many queries are sampled for the attention, >= 1.
-        nonfinite_loss (str): 'stop' raises; 'skip' names the samples and goes on without the step that would use the
-            loss: weights and optimizer stay as they are. Mixed precision, where overflows are normal, needs 'skip'.
-        max_skips (int): 'skip' stops after more than so many skips in a row.
+        nonfinite_loss (str | None): as older configs say it: ``action`` of a NonFiniteLossHook that is added to the
+            run. None: 'stop', unless the run has such a hook of its own.
+        max_skips (int | None): likewise its ``max_skips``, default 10.
         saturated_share (float): warn where a larger share of queries has a weight below 0.02 or above 0.98.
         min_entropy (float): warn where the mean entropy of a layer's attention, in nats, is less.
 
     Raises:
-        ValueError: for arguments that are not as said; before the run, for a model without CMT's head.
-        FloatingPointError: see ``nonfinite_loss``; also where statistics of the model (BatchNorm) have become NaN or
-            infinite, for no later step could be right.
+        ValueError: for arguments that are not as said; before the run, for a model without CMT's head, or
+            ``nonfinite_loss`` beside a NonFiniteLossHook.
     """
 
-    def __init__(self, interval=50, num_queries=64, nonfinite_loss='stop', max_skips=10, saturated_share=0.9,
+    def __init__(self, interval=50, num_queries=64, nonfinite_loss=None, max_skips=None, saturated_share=0.9,
                  min_entropy=0.5):
-        for name, number, least in (('interval', interval, 1), ('num_queries', num_queries, 1),
-                                    ('max_skips', max_skips, 0)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < least:
-                raise ValueError(f'{name} must be an integer >= {least}, got {number!r}')
-        if nonfinite_loss not in ('stop', 'skip'):
-            raise ValueError(f"nonfinite_loss must be 'stop' or 'skip', got {nonfinite_loss!r}")
+        for name, number in (('interval', interval), ('num_queries', num_queries)):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise ValueError(f'{name} must be an integer >= 1, got {number!r}')
+        self._guards_loss = nonfinite_loss is not None or max_skips is not None
+        self._loss_guard = NonFiniteLossHook(
+            'stop' if nonfinite_loss is None else nonfinite_loss, 10 if max_skips is None else max_skips)
         if not 0 < saturated_share <= 1:
             raise ValueError(f'saturated_share must lie in (0, 1], got {saturated_share!r}')
         if not min_entropy >= 0:
             raise ValueError(f'min_entropy must be >= 0, got {min_entropy!r}')
         self.interval = interval
         self.num_queries = num_queries
-        self.nonfinite_loss = nonfinite_loss
-        self.max_skips = max_skips
         self.saturated_share = saturated_share
         self.min_entropy = min_entropy
         self._last_look = 0
         self._recorder = self._head_handle = self._routing = self._factors = None
         self._wants_norms, self._norms = False, {}
-        self._accumulates = False
-        self._reported = None  # the last iteration whose loss was not finite
-        self._spoiled = False  # gradients may still hold that loss: they accumulate, or a loss scaler refused the step
-        self._skips = 0
+        self._watches_steps = False
         self._warned = set()
 
     def before_run(self, runner):
@@ -85,10 +78,20 @@ class AQRMonitorHook(Hook):
             raise ValueError("AQRMonitorHook needs a CMT model, whose pts_bbox_head has a transformer; remove it from "
                              'custom_hooks')
         self._last_look = runner.iter  # of a resumed run
-        self._accumulates = any(isinstance(hook, GradientCumulativeOptimizerHook) for hook in runner.hooks)
-        optimizers = runner.optimizer.values() if isinstance(runner.optimizer, dict) else [runner.optimizer]
-        for optimizer in optimizers:
-            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._before_step(runner, optimizer))
+        guards = [hook for hook in runner.hooks if isinstance(hook, NonFiniteLossHook)]
+        if guards and self._guards_loss:
+            raise ValueError('nonfinite_loss and max_skips of AQRMonitorHook contradict the NonFiniteLossHook beside '
+                             'it; give them there alone, as action and max_skips')
+        if not guards:
+            runner.register_hook(self._loss_guard)
+
+    def before_train_epoch(self, runner):
+        if self._watches_steps:
+            return
+        self._watches_steps = True
+        # Not in before_run: steps that NonFiniteLossHook empties are to be seen empty.
+        for optimizer in optimizers(runner):
+            optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: self._before_step(runner))
 
     def before_train_iter(self, runner):
         if runner.rank != 0 or runner.iter + 1 - self._last_look < self.interval or not _is_logged(runner):
@@ -102,34 +105,22 @@ class AQRMonitorHook(Hook):
 
     def _keep_routing(self, head, args, output):
         self._routing = output[0][0].get('routing')
-        if self._routing is not None and head.aqr_head_strength is not None:
-            self._factors = head.aqr_head_strength.factors().detach()
+        if self._routing is not None and head.aqr.head_strength is not None:
+            self._factors = head.aqr.head_strength.factors().detach()
 
-    def _before_step(self, runner, optimizer):
+    def _before_step(self, runner):
         """Clipped gradients are there, weights are still those of the forward pass."""
-        self._check_loss(runner)
-        is_spoiled = self._reported == runner.iter or (
-            self._spoiled and (self._accumulates or not _gradients_are_finite(runner)))
-        self._spoiled = False
-        if is_spoiled:
-            optimizer.zero_grad(set_to_none=True)  # then the step moves nothing, momentum and decay included
-        elif self._wants_norms:
-            self._norms, self._wants_norms = _gradient_norms(runner), False
+        if self._wants_norms and math.isfinite(runner.outputs['log_vars']['loss']):
+            norms = _gradient_norms(runner)
+            if not norms:
+                return  # a step that is skipped
+            self._norms, self._wants_norms = norms, False
             if self._recorder is None and self._last_look == runner.iter + 1:  # the rest is written already
                 self._write_norms(runner)
 
     def after_train_iter(self, runner):
-        self._check_loss(runner)  # where no step was made
-        if self._reported != runner.iter:
-            self._skips = 0
         if self._recorder is not None:
             self._log(runner)
-
-    def _check_loss(self, runner):
-        """In `log_vars` mmdet has averaged over all processes: they agree."""
-        if not math.isfinite(runner.outputs['log_vars']['loss']) and self._reported != runner.iter:
-            self._reported, self._spoiled = runner.iter, True
-            self._report(runner)
 
     def _log(self, runner):
         """Write down what the iteration showed, and stop watching."""
@@ -175,31 +166,10 @@ class AQRMonitorHook(Hook):
                            shares['camera'])
 
     def _warn(self, runner, name, is_bad, message):
-        """Once, until it was well again."""
+        """Warn once; again only after it has been fine in between."""
         if is_bad and name not in self._warned:
             runner.logger.warning('iteration %d: %s', runner.iter + 1, message)
         (self._warned.add if is_bad else self._warned.discard)(name)
-
-    def _report(self, runner):
-        """A loss is not finite: say where, and stop if that was asked for or goes on."""
-        losses = [name for name, value in runner.outputs['log_vars'].items() if not math.isfinite(value)]
-        samples = [] if torch.isfinite(runner.outputs['loss']).all() else _sample_names(runner)
-        broken = [name for name, buffer in bare_model(runner).named_buffers()
-                  if buffer.is_floating_point() and not torch.isfinite(buffer).all()]
-        found = [(samples, broken)] * runner.world_size
-        if runner.world_size > 1:
-            dist.all_gather_object(found, (samples, broken))
-        samples, broken = ([name for own in part for name in own] for part in zip(*found))
-        message = f'iteration {runner.iter + 1}: not finite: {", ".join(losses)}; samples {", ".join(samples)}'
-        if self.nonfinite_loss == 'stop':
-            raise FloatingPointError(f"{message} (nonfinite_loss='skip' of AQRMonitorHook goes on without them)")
-        self._skips += 1
-        runner.logger.error('%s; the step is skipped, %d in a row', message, self._skips)
-        if self._skips > self.max_skips:
-            raise FloatingPointError(f'{message}; that were more than max_skips={self.max_skips} in a row')
-        if broken:
-            raise FloatingPointError(f'{message}; statistics of the model are not finite any more, so that no later '
-                                     f'step could be right: {", ".join(dict.fromkeys(broken))}')
 
 
 def routing_numbers(routing, generator):
@@ -248,6 +218,8 @@ def _gradient_norms(runner):
         if parameter.grad is not None:
             part = next((part for part, prefix in _PARTS.items() if name.startswith(prefix)), 'other')
             gradients.setdefault(part, []).append(parameter.grad.detach().float())
+    if not gradients:
+        return {}
     factor = 1.0
     history = runner.log_buffer.val_history.get('grad_norm')  # of all parts, noted where gradients are clipped
     clips = [hook.grad_clip for hook in runner.hooks if getattr(hook, 'grad_clip', None)]
@@ -257,17 +229,3 @@ def _gradient_norms(runner):
         factor = history[-1] / clipped.item() if clipped > 0 else 1.0
     norms = {part: torch.stack([gradient.norm() for gradient in own]).norm() for part, own in gradients.items()}
     return {f'grad_norm/{part}': norms[part].item() * factor for part in (*_PARTS, 'other') if part in norms}
-
-
-def _gradients_are_finite(runner):
-    return all(torch.isfinite(parameter.grad).all() for parameter in bare_model(runner).parameters()
-               if parameter.grad is not None)
-
-
-def _sample_names(runner):
-    """list[str]: tokens of the batch's samples."""
-    metas = runner.data_batch['img_metas']
-    metas = metas.data if isinstance(metas, DataContainer) else metas
-    while metas and isinstance(metas[0], (list, tuple)):
-        metas = [meta for group in metas for meta in group]
-    return [str(meta.get('sample_idx', meta)) for meta in metas]

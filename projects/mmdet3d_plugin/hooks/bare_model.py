@@ -1,4 +1,4 @@
-"""The model that a runner trains, without its wrappers."""
+"""What a runner trains, without wrappers."""
 from mmcv.parallel import is_module_wrapper
 
 
@@ -8,3 +8,8 @@ def bare_model(runner):
     while is_module_wrapper(model):
         model = model.module
     return model
+
+
+def optimizers(runner):
+    """list: the optimizers of a runner, which has one or a dict of them."""
+    return list(runner.optimizer.values()) if isinstance(runner.optimizer, dict) else [runner.optimizer]
