@@ -26,6 +26,12 @@ def repo_root():
 
 
 @pytest.fixture(scope='session')
+def upstream():
+    """Path of the folder with facts about published CMT: configs, key tables, a tiny head with its outputs."""
+    return REPO_ROOT / 'tests/data/upstream'
+
+
+@pytest.fixture(scope='session')
 def shared():
     """Path of the folder with reference material beside the checkout; skips where there is none."""
     path = REPO_ROOT.parent / 'shared'

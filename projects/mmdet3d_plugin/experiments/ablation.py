@@ -291,7 +291,7 @@ class _Summary:
                 'Bold where it excludes 0. In brackets behind it the difference of each seed.')
             tables['Where the differences lie'] = (
                 self._where(), 'Mean over seeds and failures, less the same of CMT + failure training: recall within '
-                '2 m of boxes where a sensor is lost (inside) and elsewhere, AP by size and by distance of centres.')
+                '2 m of boxes where a sensor is lost (inside) and elsewhere, AP by size and by distance of centers.')
         if self._controlled_cases():
             title = self.plan.arms[self.plan.controlled].title
             tables[f'Controls: mAP of {title}, with other weights in the same model'] = (

@@ -1,4 +1,4 @@
-"""The scheme that the attention bias replaced: features are multiplied by the router's weights (design section 1)."""
+"""The scheme that the attention bias replaced: features are multiplied by the router's weights."""
 import dataclasses
 
 from mmdet.models import HEADS

@@ -193,7 +193,7 @@ class _GroundTruthRegions:
         self.metas[meta['sample_idx']] = {name: meta[name] for name in names if name in meta}
 
     def affected(self, matches):
-        """(G,) bool: the box's centre has lost LiDAR, or all cameras that see it."""
+        """(G,) bool: the box's center has lost LiDAR, or all cameras that see it."""
         lost = np.zeros(len(matches.gt_sample), dtype=bool)
         for index, token in enumerate(matches.sample_tokens):
             mine = np.flatnonzero(matches.gt_sample == index)

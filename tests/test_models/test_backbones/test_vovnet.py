@@ -13,7 +13,7 @@ FEATURES = ('stem', *STAGE_NAMES)
 SMALL = 'V-19-slim-dw-eSE'
 
 
-def randomised(**kwargs):
+def randomized(**kwargs):
     """A backbone whose BatchNorm layers do something."""
     torch.manual_seed(0)
     model = VoVNet(**kwargs)
@@ -77,9 +77,9 @@ def oracle(state, x):
     return outputs
 
 
-def test_published_state_dict(shared):
+def test_published_state_dict(upstream):
     rows = [line.split('\t') for line in
-            (shared / 'upstream' / 'cmt_voxel0075_vov_1600x640_cbgs.keys.tsv').read_text().splitlines()]
+            (upstream / 'cmt_voxel0075_vov_1600x640_cbgs.keys.tsv').read_text().splitlines()]
     prefix = 'img_backbone.'
     table = {key[len(prefix):]: (shape, dtype) for key, shape, dtype in rows if key.startswith(prefix)}
     model = VoVNet('V-99-eSE', out_features=('stage4', 'stage5'))
@@ -101,7 +101,7 @@ def test_sizes_of_the_published_architectures(spec_name, tensors, parameters):
 
 @pytest.mark.parametrize('spec_name', SPECS)
 def test_matches_oracle(spec_name):
-    model = randomised(spec_name=spec_name, out_features=FEATURES).eval()
+    model = randomized(spec_name=spec_name, out_features=FEATURES).eval()
     x = torch.randn(2, 3, 50, 71)       # odd sizes, so that pooling has to round up
     with torch.no_grad():
         ours, expected = model(x), oracle(model.state_dict(), x)
@@ -149,7 +149,7 @@ def test_frozen_parts_survive_train(frozen_stages, norm_eval):
 
 @pytest.mark.parametrize('norm_eval', [True, False])
 def test_checkpointing_changes_no_gradient(norm_eval):
-    plain = randomised(spec_name=SMALL, norm_eval=norm_eval).train()
+    plain = randomized(spec_name=SMALL, norm_eval=norm_eval).train()
     saving = VoVNet(SMALL, norm_eval=norm_eval, with_cp=True).train()
     saving.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 64)
@@ -168,7 +168,7 @@ def test_checkpointing_changes_no_gradient(norm_eval):
         torch.testing.assert_close(ours.grad, reference.grad, msg=lambda text, name=name: f'{name}: {text}')
 
 
-def test_registered_and_initialised():
+def test_registered_and_initialized():
     model = build_backbone(dict(type='VoVNet', spec_name=SMALL))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.init_weights()
@@ -179,7 +179,7 @@ def test_registered_and_initialised():
 
 
 def test_pretrained(tmp_path):
-    source = randomised(spec_name=SMALL)
+    source = randomized(spec_name=SMALL)
     torch.save(dict(state_dict=source.state_dict()), tmp_path / 'weights.pth')
     with pytest.warns(DeprecationWarning, match='init_cfg'):
         model = VoVNet(SMALL, pretrained=str(tmp_path / 'weights.pth'))

@@ -44,7 +44,7 @@ def metas(count=1, matrices=None):
 
 
 def boxes(*rows):
-    """Gravity centre x y z, dx dy dz, yaw, vx, vy."""
+    """Gravity center x y z, dx dy dz, yaw, vx, vy."""
     return torch.tensor(rows, dtype=torch.float64).view(-1, 9)
 
 
@@ -76,7 +76,7 @@ class TestBevTargets:
 
     @pytest.mark.parametrize('radius', [0, 1])
     def test_cells_and_offsets(self, radius):
-        """Every cell within the radius of a centre, cut at the borders."""
+        """Every cell within the radius of a center, cut at the borders."""
         head = make('BEV', box_radius=radius)
         place, targets = head.box_targets(
             head.map_objects([SCENE[:0], SCENE], [LABELS[:0], LABELS], metas(2), features(2, (8, 8))), (8, 8))
@@ -103,7 +103,7 @@ class TestCameraTargets:
                 if depth <= 0 or not (0 <= u < IMAGE[1] and 0 <= v < IMAGE[0]):
                     continue
                 heading = lidar2cam[:3, :3] @ [np.cos(box[6]), np.sin(box[6]), 0]
-                # Seen from above, counter-clockwise from the ray to the heading; the camera's x points right.
+                # Seen from above, counterclockwise from the ray to the heading; the camera's x points right.
                 relative = np.arctan2(-heading[0], heading[2]) - np.arctan2(-x, depth)
                 size = [(box[3] * abs(np.sin(relative)) + box[4] * abs(np.cos(relative))) * FOCAL / depth / 16,
                         box[5] * FOCAL / depth / 16]
@@ -165,8 +165,8 @@ class TestCellsClaimedTwice:
 
     @pytest.mark.parametrize('centers, depths, radius, winner', [
         ([(2.5, 2.5), (2.9, 2.9)], [9, 4], 0, 1),  # less depth
-        ([(2.9, 2.9), (2.4, 2.5)], [0, 0], 0, 1),  # closest to the cell's centre
-        ([(2.5, 2.5), (3.1, 2.5)], [9, 4], 1, 0),  # a centre of its own goes before a neighbour, however near
+        ([(2.9, 2.9), (2.4, 2.5)], [0, 0], 0, 1),  # closest to the cell's center
+        ([(2.5, 2.5), (3.1, 2.5)], [9, 4], 1, 0),  # a center of its own goes before a neighbor, however near
     ])
     def test_winner_of_a_cell(self, centers, depths, radius, winner):
         for order in (1, -1):
@@ -180,7 +180,7 @@ class TestCellsClaimedTwice:
 class TestHeatmap:
 
     def test_gaussians(self):
-        """One at the centre's cell, falling with distance, wider for larger boxes, largest value wins."""
+        """One at the center's cell, falling with distance, wider for larger boxes, largest value wins."""
         head = make('BEV')
         found = head.draw_heatmap(head.map_objects([SCENE], [LABELS], metas(), features(1, (8, 8))),
                                   torch.zeros(1, 3, 8, 8))
@@ -262,7 +262,7 @@ def test_presence():
     assert lidar_presence([cloud, cloud[:0], silenced, cloud[:2]]).tolist() == [True, False, False, True]
     img = torch.randn(2, 3, 3, 8, 8)
     img[0, 1] = 0
-    img[1, 2] = torch.tensor([-1.8, -2.0, -2.1])[:, None, None]  # zeros, normalised, ..
+    img[1, 2] = torch.tensor([-1.8, -2.0, -2.1])[:, None, None]  # zeros, normalized, ..
     img[1, 2, :, 6:] = 0  # .. and padded
     assert camera_presence(img).tolist() == [[True, False, True], [True, True, False]]
 

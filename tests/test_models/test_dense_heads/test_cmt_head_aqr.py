@@ -177,7 +177,7 @@ def test_half_precision_on_cpu(make_head, make_batch, train_losses, dtype):
 
 
 @pytest.mark.parametrize('overrides', [dict(aqr_bias_strength=-1.0), dict(aqr_local_window_size=4),
-                                       dict(aqr_router=dict(windows=2)), dict(init_cfg=dict(type='Normal')),
+                                       dict(aqr_weight_map='cubic'), dict(aqr_router=dict(windows=2)), dict(init_cfg=dict(type='Normal')),
                                        dict(train_cfg=None, test_cfg=None)])
 def test_bad_options(make_head, overrides):
     with pytest.raises(ValueError):
@@ -189,6 +189,14 @@ def test_bad_options(make_head, overrides):
 def test_switches_must_be_booleans(make_head, name, value):
     with pytest.raises(TypeError, match=name):
         make_head(**{name: value})
+
+
+@pytest.mark.parametrize('enable_aqr', [False, True])
+@pytest.mark.parametrize('name, proposal', [('aqr_bias_strenght', 'aqr_bias_strength'), ('num_querys', 'num_query'),
+                                            ('aqr_router_windows', 'aqr_router'), ('zzz', 'allowed:')])
+def test_misspelt_options(make_head, enable_aqr, name, proposal):
+    with pytest.raises(TypeError, match=f"unexpected argument '{name}'.*{proposal}"):
+        make_head(enable_aqr=enable_aqr, **{name: 1})
 
 
 @pytest.mark.parametrize('overrides', [dict(aqr_bias_strength=-7.0), dict(aqr_local_window_size=14)])

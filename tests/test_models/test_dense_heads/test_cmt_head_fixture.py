@@ -1,4 +1,4 @@
-"""The published CMT code computed ``shared/upstream/cmt_head_tiny``; our head must reproduce it (design section 3)."""
+"""The published CMT code computed ``tests/data/cmt_head_tiny``; our head must reproduce it."""
 import json
 
 import numpy as np
@@ -13,16 +13,13 @@ TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope='module')
-def arrays(shared):
-    path = shared / 'upstream' / 'cmt_head_tiny.npz'
-    if not path.is_file():
-        pytest.skip(f'fixture not found: {path}')
-    return {name: torch.from_numpy(value) for name, value in np.load(path).items()}
+def arrays(upstream):
+    return {name: torch.from_numpy(value) for name, value in np.load(upstream / 'cmt_head_tiny.npz').items()}
 
 
 @pytest.fixture
-def head(shared, arrays):
-    spec = json.loads((shared / 'upstream' / 'cmt_head_tiny.json').read_text())
+def head(upstream, arrays):
+    spec = json.loads((upstream / 'cmt_head_tiny.json').read_text())
     head = build_head(ConfigDict(dict(spec['head'], train_cfg=spec['train_cfg'], test_cfg=spec['test_cfg'])))
     head.load_state_dict({name[len('state/'):]: value for name, value in arrays.items() if name.startswith('state/')})
     return head

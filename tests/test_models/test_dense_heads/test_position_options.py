@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from projects.mmdet3d_plugin.models.utils.transformer.position_encoding import bev_cell_centers
+from projects.mmdet3d_plugin.models.utils.transformer.position_encoding import bev_cell_centers, sine_encoding
 
 from ..conftest import head_config
 
@@ -47,10 +47,11 @@ def test_attention_at_start_is_local_only_with_the_options(make_head, make_batch
     assert plain < 1.5 * chance and tied < 3 * chance and both > 10 * chance, (plain, tied, both, chance)
 
 
-def test_embeddings_start_centred_and_of_the_given_gain(make_head):
+def test_embeddings_start_centered_and_of_the_given_gain(make_head):
     head = make_head(**OPTIONS)
     with torch.no_grad():
-        embedded = head.bev_embedding(head._encode_bev(bev_cell_centers((32, 32), head.reference_points.weight)))
+        places = bev_cell_centers((32, 32), head.reference_points.weight)
+        embedded = head.bev_embedding(sine_encoding(places, head.hidden_dim, head.position_cycles))
     torch.testing.assert_close(embedded.std(dim=-1, unbiased=False), torch.full((1024, ), 2.0), rtol=1e-2, atol=0)
     assert embedded.mean(dim=0).abs().max() < 0.5
 

@@ -12,17 +12,13 @@ from mmdet3d.models import build_model
 R50, VOV = 'cmt_voxel0100_r50_800x320_cbgs', 'cmt_voxel0075_vov_1600x640_cbgs'
 
 
-def published(shared, name):
+def published(upstream, name):
     """Resolved values as published: a Python literal."""
-    path = shared / 'upstream' / f'{name}.config.txt'
-    if not path.is_file():
-        pytest.skip(f'published config not found: {path}')
-
-    return ConfigDict(ast.literal_eval(path.read_text()))
+    return ConfigDict(ast.literal_eval((upstream / f'{name}.config.txt').read_text()))
 
 
-def key_table(shared, name):
-    lines = (shared / 'upstream' / f'{name}.keys.tsv').read_text().splitlines()
+def key_table(upstream, name):
+    lines = (upstream / f'{name}.keys.tsv').read_text().splitlines()
     rows = [line.split('\t') for line in lines if line]
     return {key: ('' if shape == 'scalar' else shape, dtype) for key, shape, dtype in rows}
 
@@ -33,10 +29,10 @@ def key_shapes(model):
 
 
 @pytest.mark.parametrize('name', [R50, VOV])
-def test_state_dict_equals_the_key_table(shared, repo_root, name):
-    expected = key_table(shared, name)
+def test_state_dict_equals_the_key_table(upstream, repo_root, name):
+    expected = key_table(upstream, name)
     assert len(expected) > 500
-    assert key_shapes(build_model(published(shared, name).model)) == expected
+    assert key_shapes(build_model(published(upstream, name).model)) == expected
     for prefix, extra in [('cmt_', False), ('cmt_aqr_', True)]:
         cfg = Config.fromfile(str(repo_root / 'configs' / f'{name.replace("cmt_", prefix, 1)}.py'))
         found = key_shapes(build_model(cfg.model))
@@ -79,8 +75,8 @@ def shrink_images(cfg, size):
 
 # Image size and point count are reduced where the full config is too slow for a test; the layers are all there.
 @pytest.mark.parametrize('name, size, num_points', [(R50, (160, 416), 8000), (VOV, (96, 256), 4000)])
-def test_one_training_and_one_test_step(shared, real_frame, name, size, num_points):
-    cfg = published(shared, name)
+def test_one_training_and_one_test_step(upstream, real_frame, name, size, num_points):
+    cfg = published(upstream, name)
     shrink_images(cfg, size)
     model = MMDataParallel(build_model(cfg.model), device_ids=[-1])
     model.module.init_weights()

@@ -55,7 +55,7 @@ def test_equals_dense_convolution(cfg, count, batch, seed):
 
 
 def test_repeats_bit_for_bit_with_two_threads():
-    """spconv's own CPU kernel differs from itself here (19 of 60 runs, design section 8)."""
+    """spconv's own CPU kernel differs from itself here (19 of 60 runs; docs/design.md, "The software stack")."""
     torch.manual_seed(0)
     conv = build_conv_layer(dict(type='SparseConv3d'), 16, 32, kernel_size=3, stride=2, padding=1, bias=False)
     shape = (20, 40, 40)

@@ -10,8 +10,8 @@ PUBLISHED = dict(cmt_voxel0100_r50_800x320_cbgs=[1024, 2048], cmt_voxel0075_vov_
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_published_state_dict(name, shared):
-    rows = [line.split('\t') for line in (shared / 'upstream' / f'{name}.keys.tsv').read_text().splitlines()]
+def test_published_state_dict(name, upstream):
+    rows = [line.split('\t') for line in (upstream / f'{name}.keys.tsv').read_text().splitlines()]
     table = {key: shape for key, shape, _ in rows if key.startswith('img_neck.')}
     neck = build_neck(dict(type='CPFPN', in_channels=PUBLISHED[name], out_channels=256, num_outs=2))
     assert {f'img_neck.{key}': 'x'.join(map(str, value.shape)) for key, value in neck.state_dict().items()} == table

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
+from projects.mmdet3d_plugin.models.utils.attention_bias_generator import WEIGHT_MAPS, AttentionBiasGenerator
 
 
 def loop_oracle(lidar_weights, camera_weights, pts_idx, cells, seen, bev_shape, view_shape, alpha, windows):
@@ -226,3 +226,17 @@ def test_a_fresh_generator_has_full_strength_which_no_checkpoint_changes():
 def test_bad_clip(clip):
     with pytest.raises(ValueError, match='bias_clip must be None or a finite number > 0'):
         AttentionBiasGenerator(bias_clip=clip)
+
+
+@pytest.mark.parametrize('name', list(WEIGHT_MAPS))
+def test_every_map_is_neutral_monotone_and_bounded(name):
+    weights = torch.linspace(0, 1, 101, dtype=torch.float64)
+    for strength in (0.0, 1.0, 7.5):
+        bias = build(bias_strength=strength, weight_map=name).weight_to_bias(weights)
+        assert bias[50] == 0 and bias.abs().max() <= strength
+        assert (bias.diff() >= 0).all() and ((bias.diff() > 0).any() or strength == 0)
+
+
+def test_unknown_map():
+    with pytest.raises(ValueError, match=r"weight_map must be one of \['linear'\], got 'cubic'"):
+        AttentionBiasGenerator(weight_map='cubic')

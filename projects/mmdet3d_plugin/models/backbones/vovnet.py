@@ -22,7 +22,7 @@ class VoVNetSpec(NamedTuple):
 
     stem: tuple             # output channels of the three stem convolutions
     width: tuple            # channels of the 3x3 convolutions, per stage
-    out_channels: tuple     # channels that a stage hands on
+    out_channels: tuple     # output channels, per stage
     layers: int             # 3x3 convolutions per block
     blocks: tuple           # blocks per stage
     depthwise: bool = False
@@ -146,7 +146,7 @@ class VoVNet(BaseModule):
         pretrained (str, optional): Deprecated spelling of ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         with_cp (bool): Whether blocks recompute their activations in the backward pass to save memory. With
             ``norm_eval=False`` the running statistics then see every batch twice.
-        init_cfg (dict, optional): Initialisation; default: Kaiming convolutions, unit BatchNorm.
+        init_cfg (dict, optional): Initialization; default: Kaiming convolutions, unit BatchNorm.
 
     Raises:
         ValueError: for an unknown ``spec_name`` or feature name, a repeated feature, ``frozen_stages`` outside
@@ -155,7 +155,7 @@ class VoVNet(BaseModule):
 
     def __init__(self, spec_name, input_ch=3, out_features=None, frozen_stages=-1, norm_eval=True, pretrained=None,
                  with_cp=False, init_cfg=None):
-        super().__init__(self._initialisation(pretrained, init_cfg))
+        super().__init__(self._initialization(pretrained, init_cfg))
         if spec_name not in SPECS:
             raise ValueError(f'spec_name must be one of {sorted(SPECS)}, got {spec_name!r}')
         if not -1 <= frozen_stages <= len(STAGE_NAMES):
@@ -181,7 +181,7 @@ class VoVNet(BaseModule):
         self._freeze()
 
     @staticmethod
-    def _initialisation(pretrained, init_cfg):
+    def _initialization(pretrained, init_cfg):
         if pretrained is not None:
             if init_cfg is not None:
                 raise ValueError(f'give pretrained or init_cfg, not both; got {pretrained!r} and {init_cfg!r}')

@@ -1,6 +1,6 @@
-"""Dense losses on BEV and camera features, in training only: every cell learns what is there, in the manner of
-CenterNet (Zhou et al., 2019) and CenterPoint (Yin et al., CVPR 2021). Features are worth attending to before attention
-has learnt where to look.
+"""Dense losses on BEV and camera features, in training only: every cell learns what is there, as in CenterNet (Zhou et
+al., 2019) and CenterPoint (Yin et al., CVPR 2021). They make features useful before attention has learned where to
+look.
 """
 from typing import NamedTuple
 
@@ -17,15 +17,15 @@ from ..utils.geometry import full_precision, lidar_to_image_matrices, padded_ima
 
 
 class MapObjects(NamedTuple):
-    """Boxes on feature maps, one entry per box and map that shows its centre.
+    """Boxes on feature maps, one entry per box and map that shows its center.
 
     Attributes:
         map_index: (n,) int64, which map of the batch.
         label: (n,) int64.
         center: (n, 2) as (x, y), in cells; the first cell spans [0, 1).
         size: (n, 2) as (x, y), in cells.
-        code: (n, K) what its cells regress beside the centre; NaN is unknown.
-        depth: (n,) the lower wins a cell that two boxes claim.
+        code: (n, K) what its cells regress beside the center; NaN is unknown.
+        depth: (n,) of two boxes that claim a cell the one of lower depth gets it.
     """
 
     map_index: torch.Tensor
@@ -37,13 +37,13 @@ class MapObjects(NamedTuple):
 
 
 class AuxiliaryHead(BaseModule):
-    """Class heatmap and boxes per cell of a feature map. What a box looks like on the map is up to the subclass.
+    """Class heatmap and boxes per cell of a feature map. Subclasses say where boxes lie on the map.
 
     Args:
         in_channels (int): channels of the features.
         num_classes (int): classes; labels count from 0.
         feat_channels (int): channels between the two convolutions.
-        box_radius (int): boxes are regressed at the cell of their centre and this many cells around it.
+        box_radius (int): boxes are regressed at the cell of their center and this many cells around it.
         gaussian_overlap (float): least IoU of a box moved by the Gaussian's radius, in (0, 1).
         min_radius (int): least radius of the Gaussian, in cells.
         code_weights (Sequence[float] | None): weight of each box code, default 1.
@@ -90,7 +90,7 @@ class AuxiliaryHead(BaseModule):
 
         Args:
             features (Tensor): (M, C, h, w), M maps: one per sample, or one per sample and view.
-            gt_boxes (list[Tensor]): per sample (n, 9), gravity centre, m; velocity may be NaN.
+            gt_boxes (list[Tensor]): per sample (n, 9), gravity center, m; velocity may be NaN.
             gt_labels (list[Tensor]): per sample (n,).
             img_metas (list[dict]): per sample.
             present (Tensor): (M,) bool; maps of a silent sensor take no part, since it cannot have seen anything.
@@ -118,10 +118,10 @@ class AuxiliaryHead(BaseModule):
         raise NotImplementedError
 
     def draw_heatmap(self, objects, like):
-        """Gaussians of the size of the boxes, 1 at the cells of their centres, (M, num_classes, h, w)."""
+        """Gaussians of the size of the boxes, 1 at the cells of their centers, (M, num_classes, h, w)."""
         heatmap = torch.zeros_like(like, dtype=torch.float32)
         for index, label, center, size in zip(objects.map_index, objects.label, objects.center, objects.size):
-            width, height = size.clamp(max=max(like.shape[-2:]))  # a box right before the lens is larger than all else
+            width, height = size.clamp(max=max(like.shape[-2:]))  # a box close to the lens may be huge
             radius = max(self.min_radius, int(gaussian_radius((height, width), self.gaussian_overlap)))
             draw_heatmap_gaussian(heatmap[index, label], center.floor().long(), radius)
         return heatmap
@@ -135,8 +135,8 @@ class AuxiliaryHead(BaseModule):
 
         Returns:
             tuple[Tensor, Tensor]: (N,) int64 index of each cell, counted through all maps row by row, none twice, and
-            (N, K) targets: the centre's (x, y) relative to the cell's, in cells, and the objects' code. A cell goes to
-            the box with its centre there rather than to a neighbour, then to that of less depth, then to the closest.
+            (N, K) targets: the center's (x, y) relative to the cell's, in cells, and the objects' code. A cell goes to
+            the box with its center there rather than to a neighbor, then to that of less depth, then to the closest.
         """
         height, width = map_shape
         reach = torch.arange(-self.box_radius, self.box_radius + 1, device=objects.center.device)
@@ -192,7 +192,7 @@ class BEVAuxiliaryHead(AuxiliaryHead):
 class CameraAuxiliaryHead(AuxiliaryHead):
     """Auxiliary losses on camera features (B * V, C, h, w).
 
-    Targets are what an image can show: depth and sizes in the camera's metres, whatever scaling the points got, and the
+    Targets are what an image can show: depth and sizes in the camera's meters, whatever scaling the points got, and the
     yaw relative to the ray from camera to box, mirrored where the augmentations of points and images together mirror
     the scene.
 
@@ -216,12 +216,12 @@ class CameraAuxiliaryHead(AuxiliaryHead):
             boxes, depth = boxes[box], depth[0, view, box]
 
             matrix = lidar2img[sample, view, :3, :3]
-            # Rows of the matrix are those of a rotation, times the focal lengths and over the scale of the points.
-            determinant, per_metre = torch.linalg.det(matrix), matrix[:, 2].norm(dim=-1)
-            focal = (determinant.abs() / per_metre**3).sqrt()  # geometric mean, px
+            # Rows of the matrix are those of a rotation, times the focal lengths, divided by the scale of the points.
+            determinant, per_meter = torch.linalg.det(matrix), matrix[:, 2].norm(dim=-1)
+            focal = (determinant.abs() / per_meter**3).sqrt()  # geometric mean, px
             ray = boxes[:, :2] - img2lidar[sample, view, :2, 3]
             relative = determinant.sign() * (boxes[:, 6] - torch.atan2(ray[:, 1], ray[:, 0]))
-            dims = boxes[:, 3:6] * per_metre[:, None]
+            dims = boxes[:, 3:6] * per_meter[:, None]
             breadth = dims[:, 0] * relative.sin().abs() + dims[:, 1] * relative.cos().abs()  # across the ray
             size = torch.stack([breadth, dims[:, 2]], dim=-1) * (focal / depth)[:, None]  # px
             code = torch.stack([depth.log(), *dims.log().unbind(-1), relative.sin(), relative.cos()], dim=-1)
@@ -231,11 +231,10 @@ class CameraAuxiliaryHead(AuxiliaryHead):
 
 
 def lidar_presence(points):
-    """(B,) bool: which point clouds (N, >= 3) see anything, that is do not all lie in one place, as silenced ones do.
-    """
+    """(B,) bool: which point clouds (N, >= 3) show anything; silenced points all lie in one place."""
     return torch.stack([(cloud[:, :3] != cloud[:1, :3]).any() for cloud in points])
 
 
 def camera_presence(img):
-    """(B, V) bool: which images (B, V, 3, H, W) show more than one colour and zeros, the padding."""
+    """(B, V) bool: which images (B, V, 3, H, W) show more than one color beside the zeros of padding."""
     return ((img != img[..., :1, :1]) & (img != 0)).flatten(2).any(dim=-1)

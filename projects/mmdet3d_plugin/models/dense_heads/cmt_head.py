@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import torch
@@ -11,10 +12,7 @@ from mmdet3d.models import builder
 from torch import nn
 
 from ...core.bbox.box_encoding import with_gravity_center
-from ..utils.aqr.bias_strength_per_head import BiasStrengthPerHead
-from ..utils.aqr.routing_record import RoutingRecord
-from ..utils.aqr.supervision import routing_loss, routing_targets
-from ..utils.attention_bias_generator import AttentionBiasGenerator, check_bias_clip, check_bias_strength, check_windows
+from ..utils.aqr import AQR, AQROptions
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.token_layout import TokenLayout
 from ..utils.transformer.denoising import DenoisingQueries
@@ -40,7 +38,7 @@ class CmtHead(BaseModule):
 
     With ``enable_aqr`` a router gives every query a LiDAR and a camera weight, which bias the decoder's
     cross-attention; features stay as they are. A fresh router is neutral: the head detects what it detected without it
-    (design section 3).
+    (docs/design.md, "Contracts").
 
     Args:
         in_channels (int): channels of the BEV features.
@@ -58,49 +56,31 @@ class CmtHead(BaseModule):
         transformer, bbox_coder, loss_cls, loss_bbox, separate_head (dict): configs of the parts.
         loss_heatmap (dict | None): stated by published configs; CMT predicts no heatmap, so it has no effect.
         enable_aqr (bool): route queries.
-        aqr_bias_strength (float): see :class:`AttentionBiasGenerator`.
-        aqr_use_local_bias (bool): windows instead of whole modalities.
-        aqr_local_window_size (int | dict): odd, in cells, or ``dict(lidar=.., camera=..)``.
-        aqr_per_view (bool): in global mode, bias only the views that see the query.
-        aqr_bias_denoising (bool): False leaves denoising queries neutral.
-        aqr_bias_clip (float | None): see :class:`AttentionBiasGenerator`.
-        aqr_strength_per_head (bool): learn a factor of the strength for every layer and head
-            (:class:`BiasStrengthPerHead`).
-        aqr_loss_weight (float): weight >= 0 of ``loss_aqr``, which teaches the router where simulated failures struck
-            (:func:`routing_targets`); 0 for no such loss.
-        aqr_router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
         position_cycles (float | None): highest frequency, in cycles over the detection range (>= 1), of the sinusoidal
             encodings: of BEV cells and queries (:func:`sine_encoding`) and of points along camera rays
             (:func:`octave_encoding`). None for published checkpoints, which encode rays as they are.
         position_gain (float | None): normalise position embeddings (LayerNorm, whose gain starts at this value > 0) and
-            start them centred over all places. Fresh ones are five times smaller than the features they are added to,
+            start them centered over all places. Fresh ones are five times smaller than the features they are added to,
             so that attention does not see where a token is. None, without normalisation, for published checkpoints.
         init_cfg: must be None.
+        **aqr: options of routing, each with the prefix ``aqr_``: see :class:`AQROptions`.
 
     Raises:
+        TypeError: for arguments that do not exist, proposing similar ones.
         ValueError: for options that cannot work, naming what is allowed.
     """
 
     def __init__(self, in_channels, num_query=900, hidden_dim=128, depth_num=64, downsample_scale=8, scalar=10,
                  noise_scale=1.0, noise_trans=0.0, dn_weight=1.0, split=0.75, train_cfg=None, test_cfg=None,
                  common_heads=None, tasks=None, transformer=None, bbox_coder=None, loss_cls=None, loss_bbox=None,
-                 loss_heatmap=None, separate_head=None, enable_aqr=False, aqr_bias_strength=5.0,
-                 aqr_use_local_bias=False, aqr_local_window_size=15, aqr_per_view=False, aqr_bias_denoising=True,
-                 aqr_bias_clip=None, aqr_strength_per_head=False, aqr_loss_weight=0.0, aqr_router=None,
-                 position_cycles=None, position_gain=None, init_cfg=None):
+                 loss_heatmap=None, separate_head=None, enable_aqr=False, position_cycles=None, position_gain=None,
+                 init_cfg=None, **aqr):
         if init_cfg is not None:
             raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
         super().__init__()
-        flags = dict(enable_aqr=enable_aqr, aqr_use_local_bias=aqr_use_local_bias, aqr_per_view=aqr_per_view,
-                     aqr_bias_denoising=aqr_bias_denoising, aqr_strength_per_head=aqr_strength_per_head)
-        for name, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f'{name} must be True or False, got {flag!r}')
-        check_bias_strength(aqr_bias_strength)  # also where AQR is off: a mistake should show before it matters
-        check_windows(aqr_local_window_size)
-        check_bias_clip(aqr_bias_clip)
-        if not (math.isfinite(aqr_loss_weight) and aqr_loss_weight >= 0):
-            raise ValueError(f'aqr_loss_weight must be a finite number >= 0, got {aqr_loss_weight}')
+        if not isinstance(enable_aqr, bool):
+            raise TypeError(f'enable_aqr must be True or False, got {enable_aqr!r}')
+        aqr_options = AQROptions.of_head(aqr, others=inspect.signature(CmtHead).parameters)
         if position_cycles is not None and not (math.isfinite(position_cycles) and position_cycles >= 1):
             raise ValueError(f'position_cycles must be None or a finite number >= 1, got {position_cycles}')
         if position_gain is not None and not (math.isfinite(position_gain) and position_gain > 0):
@@ -122,15 +102,7 @@ class CmtHead(BaseModule):
         self.shared_conv = ConvModule(in_channels, hidden_dim, 3, padding=1, norm_cfg=dict(type='BN2d'))
         self.transformer = build_transformer(transformer)
         self.reference_points = nn.Embedding(num_query, 3)
-        self.bev_embedding = nn.Sequential(
-            nn.Linear(hidden_dim * 2, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, hidden_dim))
-        ray_features = depth_num * 3 * (1 if position_cycles is None else 2 * num_octaves(position_cycles))
-        self.rv_embedding = nn.Sequential(
-            nn.Linear(ray_features, hidden_dim * 4), nn.ReLU(inplace=True), nn.Linear(hidden_dim * 4, hidden_dim))
-        if position_gain is not None:
-            for embedding in (self.bev_embedding, self.rv_embedding):
-                embedding.append(nn.LayerNorm(hidden_dim))
-                nn.init.constant_(embedding[-1].weight, position_gain)
+        self._build_position_embeddings()
         self.task_heads = ModuleList()
         for names in self.class_names:
             branches = dict(common_heads or _NUSCENES_BRANCHES, cls_logits=(len(names), 2))
@@ -144,25 +116,30 @@ class CmtHead(BaseModule):
                 build_loss(loss_cls or dict(type='FocalLoss', gamma=2, alpha=0.25)),
                 build_loss(loss_bbox or dict(type='L1Loss', loss_weight=0.25)),
                 build_assigner(train_cfg['assigner']), self.class_names, train_cfg['code_weights'], dn_weight, split)
-
         self.enable_aqr = enable_aqr
-        self.aqr_bias_denoising = aqr_bias_denoising
-        self.aqr_loss_weight = aqr_loss_weight
-        if enable_aqr:
-            if self.bev_cell_size is None:
-                raise ValueError("enable_aqr=True needs 'voxel_size' in train_cfg, test_cfg or bbox_coder to find BEV "
-                                 "cells")
-            self.aqr_router = build_transformer(dict(dict(type='AQRWeightGenerator', embed_dims=hidden_dim),
-                                                     **(aqr_router or {})))
-            self.aqr_bias = AttentionBiasGenerator(bias_strength=aqr_bias_strength, use_local_bias=aqr_use_local_bias,
-                                                   local_window_size=aqr_local_window_size, per_view=aqr_per_view,
-                                                   bias_clip=aqr_bias_clip)
-            self.aqr_head_strength = None
-            if aqr_strength_per_head:
-                layers = self.transformer.decoder.layers
-                slot = self.transformer.decoder.attention_slot('cross_attn')
-                self.aqr_head_strength = BiasStrengthPerHead(len(layers), layers[0].attentions[slot].num_heads,
-                                                             aqr_bias_clip)
+        self.aqr = self._build_aqr(aqr_options) if enable_aqr else None
+
+    def _build_position_embeddings(self):
+        """The MLPs that make position embeddings of BEV positions and of camera rays."""
+        channels = self.hidden_dim
+        self.bev_embedding = nn.Sequential(
+            nn.Linear(channels * 2, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels))
+        waves = 1 if self.position_cycles is None else 2 * num_octaves(self.position_cycles)
+        self.rv_embedding = nn.Sequential(
+            nn.Linear(self.depth_num * 3 * waves, channels * 4), nn.ReLU(inplace=True),
+            nn.Linear(channels * 4, channels))
+        if self.position_gain is not None:
+            for embedding in (self.bev_embedding, self.rv_embedding):
+                embedding.append(nn.LayerNorm(channels))
+                nn.init.constant_(embedding[-1].weight, self.position_gain)
+
+    def _build_aqr(self, options):
+        if self.bev_cell_size is None:
+            raise ValueError("enable_aqr=True needs 'voxel_size' in train_cfg, test_cfg or bbox_coder to find BEV "
+                             'cells')
+        aqr = AQR.build(options, self.hidden_dim, self.transformer.decoder)
+        aqr.add_to(self)
+        return aqr
 
     def _bev_cell_size(self, downsample_scale):
         """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""
@@ -229,13 +206,10 @@ class CmtHead(BaseModule):
 
         decoded, _ = self.transformer(x, x_img, query_embed, bev_pos_embed, rv_pos_embed,
                                       attn_masks=None if denoising is None else denoising.attn_mask,
-                                      aqr_attention_bias=self._bias_of_layers(bias))
+                                      aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias))
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)]
                      for head in self.task_heads)
-
-    def _bias_of_layers(self, bias):
-        return bias if bias is None or self.aqr_head_strength is None else self.aqr_head_strength(bias)
 
     def _make_denoising(self, img_metas):
         if self.denoising.num_groups == 0:
@@ -293,35 +267,17 @@ class CmtHead(BaseModule):
 
         Returns:
             tuple: ``x`` and ``x_img`` (the same objects), bias (AttentionBias of shape (B, P + Q, F)) or None,
-            RoutingRecord or None. Without AQR, or with only one modality present, there is nothing to route (design
-            section 2.14).
+            RoutingRecord or None. Without AQR, or with only one modality present, there is nothing to route
+            (docs/design.md, "Degenerate inputs").
         """
         if not self.enable_aqr or x is None or x_img is None:
             return x, x_img, None, None
-        batch, num_query, _ = reference_points.shape
-        layout = TokenLayout.from_features(x, x_img, batch)
+        layout = TokenLayout.from_features(x, x_img, len(reference_points))
         if query_embed is None:
             query_embed = self._query_embed(reference_points, self._cameras(img_metas, reference_points, layout))
-        lidar_weights, camera_weights, projections = self.aqr_router(
-            query_embed, x, x_img, reference_points, img_metas, self.pc_range, self.bev_cell_size, layout)
-
-        pad_size = 0 if denoising is None else denoising.pad_size
-        is_learned = torch.arange(num_query, device=reference_points.device) >= pad_size
-        is_used = torch.ones(batch, num_query, dtype=torch.bool, device=reference_points.device)
-        if denoising is not None:
-            is_used[:, :pad_size] = denoising.occupied
-        if self.training:
-            lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
-        if not self.aqr_bias_denoising:
-            neutral = torch.full_like(lidar_weights, 0.5)
-            lidar_weights, camera_weights = (torch.where(is_learned, w, neutral)
-                                             for w in (lidar_weights, camera_weights))
-        # Also at strength 0: distributed training expects the router to take part in every step.
-        bias = self.aqr_bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
-                                     projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
-        record = RoutingRecord(lidar_weights, camera_weights, projections, is_learned, is_used,
-                               reference_points.detach(), bias)
-        return x, x_img, bias, record
+        record = self.aqr.route(query_embed, x, x_img, reference_points, img_metas, self.pc_range, self.bev_cell_size,
+                                layout, denoising, self.training)
+        return x, x_img, record.bias, record
 
     def _predict_task(self, head, decoded, reference_points, denoising, routing):
         """Branches of one task from decoded queries (L, B, P + Q, C)."""
@@ -370,19 +326,13 @@ class CmtHead(BaseModule):
         branches = [{name: value for name, value in task.items() if isinstance(value, torch.Tensor)} for task in tasks]
         losses = self.criterion(branches, boxes, labels, tasks[0].get('dn_batch'))
         routing = tasks[0].get('routing')
-        if routing is not None and self.aqr_loss_weight:
-            losses['loss_aqr'] = self.aqr_loss_weight * self._routing_loss(routing, img_metas)
+        if routing is not None:
+            loss_aqr = self.aqr.loss(routing, img_metas, self.pc_range, self.bev_cell_size)
+            if loss_aqr is not None:
+                losses['loss_aqr'] = loss_aqr
         if not all(task.get('is_finite', True) for task in tasks):
             losses = {name: loss * math.nan for name, loss in losses.items()}
         return losses
-
-    def _routing_loss(self, routing, img_metas):
-        """Cross entropy of the learned queries' weights."""
-        if img_metas is None:
-            raise ValueError('img_metas are needed to supervise the router (aqr_loss_weight > 0)')
-        targets = routing_targets(routing, img_metas, self.pc_range, self.bev_cell_size)
-        return routing_loss(routing.lidar_weights, routing.camera_weights, targets,
-                            routing.is_used & routing.is_learned)
 
     def _checked_labels(self, labels):
         num_classes = self.denoising.num_classes
@@ -400,7 +350,7 @@ class CmtHead(BaseModule):
         results = []
         for decoded, meta in zip(self.bbox_coder.decode(preds_dicts), img_metas):
             boxes = decoded['bboxes'].clone()
-            boxes[:, 2] -= boxes[:, 5] / 2  # gravity centre -> bottom centre
+            boxes[:, 2] -= boxes[:, 5] / 2  # gravity center -> bottom center
             results.append([meta['box_type_3d'](boxes, boxes.shape[-1]), decoded['scores'], decoded['labels']])
         return results
 

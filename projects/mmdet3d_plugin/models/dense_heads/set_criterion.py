@@ -36,7 +36,7 @@ class SetCriterion(nn.Module):
         Args:
             tasks (list[dict]): per task, branches (L, B, Q, channels) and, with denoising, the same names after
                 ``dn_``.
-            gt_boxes (list[Tensor]): per sample (n, 9), gravity centre, m; velocity may be NaN.
+            gt_boxes (list[Tensor]): per sample (n, 9), gravity center, m; velocity may be NaN.
             gt_labels (list[Tensor]): per sample (n,).
             denoising (DenoisingBatch | None): what the denoising queries were made of.
 

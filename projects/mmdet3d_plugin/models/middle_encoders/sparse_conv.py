@@ -1,4 +1,4 @@
-"""spconv's 3D convolutions, made correct on CPU (design section 8).
+"""spconv's 3D convolutions, made correct on CPU (docs/design.md, "The software stack").
 
 spconv 2.3 computes CPU convolutions with a data race (wrong results with more than one thread) and its backward asks
 for a CUDA stream. Its index pairs are right, so on CPU they are used with torch's own gather, matmul and ``index_add``:
@@ -58,7 +58,7 @@ class _CpuComputeMixin:
         out = features.new_zeros(len(pairs.out_indices), self.out_channels)
         counts = pairs.indice_pair_num.tolist()
         if self.subm:
-            # A submanifold kernel is symmetric: spconv counts the pairs of the first half and none for the centre,
+            # A submanifold kernel is symmetric: spconv counts the pairs of the first half and none for the center,
             # where every voxel meets itself.
             half = counts[:len(kernel) // 2]
             counts = half + [0] + half[::-1]

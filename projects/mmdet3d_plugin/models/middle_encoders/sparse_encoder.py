@@ -6,7 +6,7 @@ from torch import nn
 
 @NORM_LAYERS.register_module()
 class SparseBN1d(nn.BatchNorm1d):
-    """BatchNorm over voxels that survives a batch of none or one, as when a failed sensor leaves an empty cloud.
+    """BatchNorm over voxels that also works with one voxel or none, as when a failed sensor leaves an empty cloud.
 
     Statistics of fewer than two voxels are undefined; the running ones are used instead.
     """
@@ -24,8 +24,8 @@ class SparseBN1d(nn.BatchNorm1d):
 class SparseEncoder(_SparseEncoder):
     """mmdet3d's ``SparseEncoder`` for any number of voxels, and for voxels outside its grid.
 
-    Published configs declare a grid smaller than the point cloud range (design section 2.10). Voxels beyond the grid
-    would alias others inside the sparse library; they are dropped.
+    Published configs declare a grid smaller than the point cloud range (docs/design.md, "Cells and views"). Voxels
+    beyond the grid would alias others inside the sparse library; they are dropped.
 
     Args:
         in_channels, sparse_shape, norm_cfg, ...: see mmdet3d; ``norm_cfg`` must be BN1d.

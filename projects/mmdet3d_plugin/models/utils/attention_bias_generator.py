@@ -11,8 +11,17 @@ RECOMMENDED_STRENGTH = (1, 10)
 RECOMMENDED_WINDOW = (5, 25)
 
 
+def linear_map(weights, strength):
+    """``(weight - 0.5) * 2 * strength`` (docs/design.md, "The idea")."""
+    return (weights - 0.5) * 2 * strength
+
+
+# Ways from weights (B, Q) in [0, 1] and a strength >= 0 to a bias in [-strength, strength], 0 at weight 0.5.
+WEIGHT_MAPS = dict(linear=linear_map)
+
+
 class AttentionBiasGenerator(nn.Module):
-    """Modality weights of the queries -> additive bias on the cross-attention scores (design sections 1 to 3).
+    """Modality weights of the queries -> additive bias on the cross-attention scores (docs/design.md, "The idea").
 
     ``bias = (weight - 0.5) * 2 * bias_strength`` on the tokens of a modality: weight 0.5 is neutral. In local mode
     it applies only around the query's projection and fades with the distance there:
@@ -28,17 +37,19 @@ class AttentionBiasGenerator(nn.Module):
             25.
         per_view (bool): in global mode, the camera bias applies only to the views that see the query.
         bias_clip (float | None): largest size of a bias, > 0; weights that ask for more get no gradient from it.
+        weight_map (str): how weights become a bias, of ``WEIGHT_MAPS``.
 
     Attributes:
         strength_factor (float): in [0, 1], multiplies the strength; ``BiasStrengthWarmupHook`` raises it to 1.
 
     Raises:
         ValueError: for a strength that is negative or not finite, a window that is not an odd integer >= 1, a clip
-            that is not > 0, or ``per_view`` beside ``use_local_bias``, whose windows are per view anyway.
+            that is not > 0, an unknown map, or ``per_view`` beside ``use_local_bias``, whose windows are per view
+            anyway.
     """
 
     def __init__(self, bev_feature_shape=(180, 180), pers_feature_shape=(6, 40, 100), bias_strength=5.0,
-                 use_local_bias=False, local_window_size=15, per_view=False, bias_clip=None):
+                 use_local_bias=False, local_window_size=15, per_view=False, bias_clip=None, weight_map='linear'):
         super().__init__()
         for name, flag in dict(use_local_bias=use_local_bias, per_view=per_view).items():
             if not isinstance(flag, bool):
@@ -53,6 +64,7 @@ class AttentionBiasGenerator(nn.Module):
         self.local_window_size = check_windows(local_window_size)
         self.per_view = per_view
         self.bias_clip = check_bias_clip(bias_clip)
+        self.weight_map = check_weight_map(weight_map)
         self.strength_factor = 1.0
         low, high = RECOMMENDED_STRENGTH
         if self.bias_strength and not low <= self.bias_strength <= high:
@@ -120,7 +132,7 @@ class AttentionBiasGenerator(nn.Module):
 
     def weight_to_bias(self, weights):
         """Weights in [0, 1] -> bias in [-bias_strength, bias_strength], clipped if asked for; 0.5 -> 0."""
-        bias = (weights - 0.5) * 2 * self.bias_strength * self.strength_factor
+        bias = WEIGHT_MAPS[self.weight_map](weights, self.bias_strength * self.strength_factor)
         return bias if self.bias_clip is None else bias.clamp(-self.bias_clip, self.bias_clip)
 
     @staticmethod
@@ -175,7 +187,8 @@ class AttentionBiasGenerator(nn.Module):
 
     def extra_repr(self):
         return (f'bias_strength={self.bias_strength}, use_local_bias={self.use_local_bias}, '
-                f'local_window_size={self.local_window_size}, per_view={self.per_view}, bias_clip={self.bias_clip}')
+                f'local_window_size={self.local_window_size}, per_view={self.per_view}, bias_clip={self.bias_clip}, '
+                f'weight_map={self.weight_map}')
 
 
 def _check_indices(name, indices, shape):
@@ -201,6 +214,13 @@ def check_bias_clip(bias_clip):
             or bias_clip <= 0:
         raise ValueError(f'bias_clip must be None or a finite number > 0, got {bias_clip!r}')
     return float(bias_clip)
+
+
+def check_weight_map(name):
+    """Return the name of a map; raise ValueError naming what is allowed otherwise."""
+    if name not in WEIGHT_MAPS:
+        raise ValueError(f'weight_map must be one of {list(WEIGHT_MAPS)}, got {name!r}')
+    return name
 
 
 def check_windows(window):

@@ -88,7 +88,7 @@ def project_to_views(points, lidar2img):
 
 @full_precision
 def bev_cells(points, pc_range, cell_size, bev_shape):
-    """BEV cell of each point, metric as in the voxel grid (design section 2.10).
+    """BEV cell of each point, metric as in the voxel grid (docs/design.md, "Cells and views").
 
     Args:
         points (Tensor): (B, Q, >= 2) x, y in m.

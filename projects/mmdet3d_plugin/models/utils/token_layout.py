@@ -9,7 +9,7 @@ MODALITIES = ('lidar', 'camera')  # in the order of their tokens
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Shapes behind the key axis of the decoder's cross-attention (design section 2.4).
+    """Shapes behind the key axis of the decoder's cross-attention (docs/design.md, "Tokens and masks").
 
     Attributes:
         bev_shape: (H, W) of the BEV map, None without LiDAR.

@@ -11,9 +11,10 @@ from mmcv import ConfigDict
 from mmdet.models.utils import build_transformer
 from torch import nn
 
-from projects.mmdet3d_plugin.models.utils.attention import statistics
 from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
-from projects.mmdet3d_plugin.models.utils.transformer.attention_recorder import MODALITIES, AttentionRecorder
+from projects.mmdet3d_plugin.models.utils.token_layout import MODALITIES
+from projects.mmdet3d_plugin.models.utils.transformer import attention_recorder
+from projects.mmdet3d_plugin.models.utils.transformer.attention_recorder import AttentionRecorder
 
 ORDERS = [('self_attn', 'norm', 'cross_attn', 'norm', 'ffn', 'norm'),
           ('cross_attn', 'norm', 'self_attn', 'norm', 'ffn', 'norm')]
@@ -233,7 +234,7 @@ def test_equals_definition(name, kind, modalities, order, qk_norm, batch, num_qu
     masks = [None, None]
     masks[transformer.decoder.attention_slot('cross_attn')] = mask
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, '_BLOCK_SCORES', block)
+        patch.setattr(attention_recorder, 'BLOCK_SCORES', block)
         with AttentionRecorder(transformer, num_queries, seed, num_learned, keep_maps=True) as recorder:
             transformer(*inputs, attn_masks=masks, aqr_attention_bias=bias)
     queries = recorder.statistics[0].query_index
@@ -326,8 +327,8 @@ def step(transformer, inputs, bias, dtype, recorder=None):
 def test_the_model_does_not_notice(cross, with_cp, dtype, monkeypatch):
     """Outputs, gradients and random states, to the bit; and recomputation in backward costs and changes nothing."""
     calls = []
-    summarize = statistics._summarize
-    monkeypatch.setattr(statistics, '_summarize', lambda *args: calls.append(args) or summarize(*args))
+    summarize = attention_recorder.summarize_attention
+    monkeypatch.setattr(attention_recorder, 'summarize_attention', lambda *args: calls.append(args) or summarize(*args))
     transformer, inputs = build(with_cp=with_cp, dropout=0.2, **cross).train(), make_inputs(dtype=torch.float32)
     bias = make_masks('global', inputs)[1]
     expected = step(transformer, inputs, bias, dtype)

@@ -1,4 +1,4 @@
-"""No argument of an attention class is silently ignored: each changes the result, or raises (design section 2.6)."""
+"""No argument of an attention class is silently ignored: each changes the result, or raises."""
 import inspect
 import types
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmcv.cnn.bricks.registry import ATTENTION
 
-from projects.mmdet3d_plugin.models.utils.attention import petr_attention
 from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
 from projects.mmdet3d_plugin.models.utils.attention.multi_head import ScaledDotProductMHA
+from projects.mmdet3d_plugin.models.utils.transformer import petr_attention
 from projects.mmdet3d_plugin.models.utils.transformer.petr_attention import (
     PETRMultiheadAttention,
     PETRMultiheadFlashAttention,
@@ -143,7 +143,7 @@ class TestImplementations:
             self.run('fused', **kwargs)
 
     def test_auto_takes_dense_there_and_says_so_once(self, monkeypatch):
-        petr_attention._log_once.cache_clear()
+        petr_attention.log_once.cache_clear()
         messages = []
         monkeypatch.setattr(petr_attention, 'get_logger', lambda name: types.SimpleNamespace(
             log=lambda level, message: messages.append(message)))

@@ -10,13 +10,13 @@ from .query_projection import project_queries
 
 
 def window_offsets(window, device):
-    """(window ** 2, 2) int64 offsets (row, col) of the cells of an odd square window from its centre."""
+    """(window ** 2, 2) int64 offsets (row, col) of the cells of an odd square window from its center."""
     reach = torch.arange(window, device=device) - window // 2
     return torch.cartesian_prod(reach, reach).view(-1, 2)
 
 
 class WindowAttention(nn.Module):
-    """Each query attends to the feature cells around its projections (LAM, design section 6).
+    """Each query attends to the feature cells around its projections (LAM; docs/design.md, "The router").
 
     Windows are gathered, (P, window ** 2) keys for P (query, view) pairs; no (Q, tokens) mask is ever built. A query
     seen by several views attends to all their windows in one softmax; one that is seen by none gets zeros.
@@ -65,7 +65,7 @@ class WindowAttention(nn.Module):
         owner = sample * num_query + query_index  # (P,)
         queries = self.query(query).flatten(0, 1)[owner].unflatten(-1, (heads, -1))  # (P, heads, d)
         scores = torch.einsum('phd,pnhd->phn', queries, keys) / math.sqrt(keys.shape[-1]) + self.relative_position
-        scores = scores.float().masked_fill(~inside.unsqueeze(1), -math.inf)  # the window's centre is always inside
+        scores = scores.float().masked_fill(~inside.unsqueeze(1), -math.inf)  # the window's center is always inside
 
         # Softmax over all windows of a query: numerators per pair, merged by the query they belong to.
         peak = scores.new_full((batch * num_query, heads), -math.inf)
@@ -110,7 +110,7 @@ class AQRWeightGenerator(BaseModule):
         self._start_neutral()
 
     def init_weights(self):
-        """Neutral start, whatever a parent's ``init_cfg`` did before (design section 2.13)."""
+        """Neutral start, whatever a parent's ``init_cfg`` did before (docs/design.md, "Contracts")."""
         super().init_weights()
         self._start_neutral()
 

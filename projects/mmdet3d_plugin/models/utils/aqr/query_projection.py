@@ -15,7 +15,7 @@ from ..geometry import (
 
 @dataclass
 class QueryProjections:
-    """Cells of the queries (design sections 2.7 and 2.8).
+    """Cells of the queries (docs/design.md, "Cells and views").
 
     Attributes:
         pts_idx: (B, Q) int64, row * W + col of the BEV cell, -1 outside the map.

@@ -1,4 +1,4 @@
-"""Where the router should have moved weight: targets from simulated failures (design section 6)."""
+"""Where the router should have moved weight: targets from simulated failures (docs/design.md, "Supervision")."""
 from typing import NamedTuple
 
 import torch

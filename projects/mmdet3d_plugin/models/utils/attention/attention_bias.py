@@ -8,8 +8,8 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class AttentionBias:
-    """Additive bias that is constant on each segment of the keys, or fades around a cell of it (design sections
-    1 and 5).
+    """Additive bias that is constant on each segment of the keys, or fades around a cell of it
+    (docs/design.md, "The idea").
 
     The keys are S segments one after the other, each a map of cells, row-major: the BEV map and the camera views. On
     segment s the bias of a query is ``values[s]`` everywhere or, with windows,

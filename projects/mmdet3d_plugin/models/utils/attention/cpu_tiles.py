@@ -1,5 +1,5 @@
 """Exact biased attention without a (Q, F) bias: flash attention per tile of keys, merged by log-sum-exp
-(design section 5).
+(docs/design.md, "Exact fused attention").
 
 Softmax over all keys is the mixture of softmaxes over tiles of keys, weighted by their log-sum-exps. A bias that is
 constant on a tile only shifts the tile's log-sum-exp, so the kernel never sees it. A windowed bias touches few (query,
@@ -201,7 +201,7 @@ class _TiledAttention(torch.autograd.Function):
                 part_out, part_lse, *parts = parts
             else:
                 # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is
-                # masked entirely (the kernel would return lse 0): a window that reaches a stripe has its centre's
+                # masked entirely (the kernel would return lse 0): a window that reaches a stripe has its center's
                 # column there.
                 part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.cone_mask, scale=ctx.scale)
             weight = (part_lse - tile_lse).exp()

@@ -1,9 +1,10 @@
 """What the decoder's cross-attention looks at, recorded beside a forward pass that does not notice.
 
-A bias of +-alpha acts only where the scores of the modalities lie within a few alpha of each other (design section 10);
-these numbers say whether they do. They come from a few sums over the keys of each segment: softmax over all keys is the
-mixture of the softmaxes of the segments, weighted by their log-sum-exps, and its entropy is the segments' mean entropy
-plus that of the mixture. A bias that is constant on a segment shifts the log-sum-exps alone.
+A bias of +-alpha acts only where the scores of the modalities lie within a few alpha of each other (docs/design.md,
+"Scale of the scores"); these numbers say whether they do. They come from a few sums over the keys of each segment:
+softmax over all keys is the mixture of the softmaxes of the segments, weighted by their log-sum-exps, and its entropy
+is the segments' mean entropy plus that of the mixture. A bias that is constant on a segment shifts the log-sum-exps
+alone.
 """
 import dataclasses
 import inspect
@@ -22,7 +23,7 @@ from .cmt_transformer import CmtTransformer
 from .petr_attention import SequenceFirstMHA
 
 # Scores held at a time, by taking queries in blocks: 8 MB come from memory that is there already, more from new pages.
-_BLOCK_SCORES = 1 << 21
+BLOCK_SCORES = 1 << 21
 
 # Scores so far below the largest count as this far: exp stays a normal number, which CPUs handle 20 times faster.
 _NEGLIGIBLE = -80.0
@@ -179,7 +180,7 @@ class AttentionRecorder:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         with torch.no_grad(), torch.autocast(arguments['key'].device.type, enabled=False):
             attention = _Attention.of(module, **arguments)
-            self._pass.statistics[module] = _summarize(attention, self._pass.rows, self._pass.layout)
+            self._pass.statistics[module] = summarize_attention(attention, self._pass.rows, self._pass.layout)
             if self.keep_maps:
                 self._pass.kept[module] = attention
 
@@ -301,11 +302,11 @@ def _take_rows(mask, rows):
     return dataclasses.replace(mask, **parts)
 
 
-def _summarize(attention, rows, layout):
+def summarize_attention(attention, rows, layout):
     """AttentionStatistics of the queries at ``rows`` (q,), block by block."""
     scores_per_query = max(1, attention.key[:, :, 0].numel())
     blocks = [_summarize_block(attention.take(block), layout)
-              for block in rows.split(max(1, _BLOCK_SCORES // scores_per_query))]
+              for block in rows.split(max(1, BLOCK_SCORES // scores_per_query))]
     mass, mass_unbiased, entropy, low, high = zip(*blocks)
     score_range = torch.stack([torch.stack(low).amin(dim=0), torch.stack(high).amax(dim=0)], dim=-1)  # (2, 2)
     return AttentionStatistics(*(torch.cat(parts, dim=1) for parts in (mass, mass_unbiased, entropy)), score_range,

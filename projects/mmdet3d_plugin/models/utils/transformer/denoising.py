@@ -14,11 +14,11 @@ class DenoisingBatch:
     boxes of the batch appears once per group.
 
     Attributes:
-        reference_points: (B, P, 3) noised centres, fractions of the range; zero in slots without a box.
+        reference_points: (B, P, 3) noised centers, fractions of the range; zero in slots without a box.
         occupied: (B, P) bool, slots that hold a box.
         attn_mask: (P + Q, P + Q) bool, True where self-attention is forbidden.
         sample_index, slot_index: (G * N,) place of each noised box.
-        boxes: (G * N, 9) clean boxes, gravity centre, m.
+        boxes: (G * N, 9) clean boxes, gravity center, m.
         labels: (G * N,) clean class indices.
         noisy_labels: (G * N,) the class, or ``num_classes`` (background) where the noise moved the box too far.
     """
@@ -65,7 +65,7 @@ class DenoisingQueries:
         """Noise the ground truth of a batch.
 
         Args:
-            gt_boxes (list[Tensor]): per sample (n, 9), gravity centre, m.
+            gt_boxes (list[Tensor]): per sample (n, 9), gravity center, m.
             gt_labels (list[Tensor]): per sample (n,).
             num_query (int): number of learned queries Q.
             like (Tensor): gives device and dtype.

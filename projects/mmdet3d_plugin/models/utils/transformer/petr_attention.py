@@ -18,7 +18,8 @@ IMPLEMENTATIONS = ('dense', 'fused', 'auto')
 
 
 @functools.cache
-def _log_once(message):
+def log_once(message):
+    """Warn in the log, the first time that there is anything to say of the kind."""
     get_logger('mmdet').log(logging.WARNING, message)
 
 
@@ -94,7 +95,7 @@ class PETRMultiheadFlashAttention(BaseModule):
     """CMT's cross-attention, with a bias that reaches the scores.
 
     The published class hands its work to flash-attn and drops ``attn_mask``; this one goes through PyTorch's
-    ``scaled_dot_product_attention``, on any device, and honours it (design section 2.6).
+    ``scaled_dot_product_attention``, on any device, and honours it (docs/design.md, "Cross-attention as published").
 
     Args:
         embed_dims (int): channels C.
@@ -103,7 +104,7 @@ class PETRMultiheadFlashAttention(BaseModule):
         proj_drop (float): dropout after the output projection.
         dropout_layer (dict | None): dropout on the residual path.
         dropout (float | None): as in published configs: sets the dropout of the residual path only. Published
-            checkpoints were trained without attention dropout here (design section 2.11).
+            checkpoints were trained without attention dropout here (docs/design.md, "Cross-attention as published").
         batch_first (bool): inputs are (B, N, C) instead of (N, B, C).
         bias (bool): biases in the projections.
         impl (str): how a compact AQR bias is applied. 'dense': as a (B, Q, F) tensor, the definition. 'fused': exactly,
@@ -177,7 +178,7 @@ class PETRMultiheadFlashAttention(BaseModule):
                 raise ValueError(f"impl='fused' cannot serve {obstacle}; allowed: an AttentionBias alone, without "
                                  "attention dropout. impl='auto' takes the dense form in such cases")
             if isinstance(attn_mask, AttentionBias):
-                _log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
+                log_once(f'{type(self).__name__}: dense attention bias, because the fused one cannot serve {obstacle}')
         return _broadcast_mask(_as_tensor(attn_mask), key_padding_mask, batch, self.num_heads)
 
     def _obstacle(self, attn_mask, key_padding_mask):

@@ -12,7 +12,7 @@ class PETRTransformerDecoderLayer(BaseTransformerLayer):
 
     Args:
         with_cp (bool): recompute activations in backward. Non-reentrant, since gradients also flow
-            through the bias nested in ``attn_masks`` (design section 2.12).
+            through the bias nested in ``attn_masks`` (docs/design.md, "Cross-attention as published").
         operation_order (tuple[str]): must hold one self-attention and one cross-attention.
         kwargs: see mmcv's ``BaseTransformerLayer``.
     """
@@ -53,7 +53,7 @@ class PETRTransformerDecoder(TransformerLayerSequence):
         self.post_norm = build_norm_layer(post_norm_cfg, self.embed_dims)[1] if post_norm_cfg else None
 
     def attention_slot(self, kind):
-        """Position in ``attn_masks`` of 'self_attn' or 'cross_attn', from the operation order (design section 2.1)."""
+        """Position of 'self_attn' or 'cross_attn' in ``attn_masks`` (docs/design.md, "Tokens and masks")."""
         attentions = [op for op in self.layers[0].operation_order if op.endswith('attn')]
         return attentions.index(kind)
 

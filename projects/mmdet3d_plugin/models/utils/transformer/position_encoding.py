@@ -60,9 +60,9 @@ def num_octaves(max_cycles):
 
 
 def bev_cell_centers(bev_shape, like):
-    """Centres of the BEV cells, (H * W, 2) as fractions (x, y) of the map, row-major.
+    """Centers of the BEV cells, (H * W, 2) as fractions (x, y) of the map, row-major.
 
-    The map is taken to span the whole range, as published checkpoints were trained (design section 2.10).
+    The map is taken to span the whole range, as published checkpoints were trained (docs/design.md, "Cells and views").
     """
     y, x = torch.meshgrid(*[(torch.arange(size, device=like.device, dtype=like.dtype) + 0.5) / size
                             for size in bev_shape], indexing='ij')

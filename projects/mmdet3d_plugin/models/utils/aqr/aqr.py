@@ -1,0 +1,199 @@
+"""All of adaptive query routing (AQR) behind one door: the head asks for a bias, and in training for a loss."""
+import difflib
+import math
+from dataclasses import dataclass, fields
+from typing import Dict, Optional, Union
+
+import torch
+from mmdet.models.utils import build_transformer
+
+from ..attention_bias_generator import (
+    AttentionBiasGenerator,
+    check_bias_clip,
+    check_bias_strength,
+    check_weight_map,
+    check_windows,
+)
+from .bias_strength_per_head import BiasStrengthPerHead
+from .routing_record import RoutingRecord
+from .supervision import routing_loss, routing_targets
+
+PREFIX = 'aqr_'  # of a head's arguments, attributes and state-dict keys that belong to AQR
+
+
+@dataclass(frozen=True)
+class AQROptions:
+    """The arguments of a head that begin with ``aqr_``, here without that prefix.
+
+    They are checked where AQR is off, too: a mistake should show before it matters.
+
+    Attributes:
+        bias_strength (float): see :class:`AttentionBiasGenerator`.
+        use_local_bias (bool): windows instead of whole modalities.
+        local_window_size (int | dict): odd, in cells, or ``dict(lidar=.., camera=..)``.
+        per_view (bool): in global mode, bias only the views that see the query.
+        bias_denoising (bool): False leaves denoising queries neutral.
+        bias_clip (float | None): see :class:`AttentionBiasGenerator`.
+        weight_map (str): how weights become a bias, see :class:`AttentionBiasGenerator`.
+        strength_per_head (bool): learn a factor of the strength for every layer and head
+            (:class:`BiasStrengthPerHead`).
+        loss_weight (float): weight >= 0 of ``loss_aqr``, which teaches the router where simulated failures struck
+            (:func:`routing_targets`); 0 for no such loss.
+        router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
+
+    Raises:
+        TypeError: for flags that are not True or False.
+        ValueError: for numbers out of range, naming what is allowed.
+    """
+
+    bias_strength: float = 5.0
+    use_local_bias: bool = False
+    local_window_size: Union[int, Dict[str, int]] = 15
+    per_view: bool = False
+    bias_denoising: bool = True
+    bias_clip: Optional[float] = None
+    weight_map: str = 'linear'
+    strength_per_head: bool = False
+    loss_weight: float = 0.0
+    router: Optional[Dict] = None
+
+    def __post_init__(self):
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.type is bool and not isinstance(value, bool):
+                raise TypeError(f'{PREFIX}{option.name} must be True or False, got {value!r}')
+        check_bias_strength(self.bias_strength)
+        check_windows(self.local_window_size)
+        check_bias_clip(self.bias_clip)
+        check_weight_map(self.weight_map)
+        if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
+            raise ValueError(f'{PREFIX}loss_weight must be a finite number >= 0, got {self.loss_weight}')
+
+    @classmethod
+    def of_head(cls, arguments, others=()):
+        """From keyword arguments of a head.
+
+        Args:
+            arguments (dict): names with the prefix ``aqr_`` and values.
+            others (Sequence[str]): further arguments of that head, to propose one in place of a misspelt name.
+
+        Raises:
+            TypeError: for a name that no argument has, proposing similar ones.
+        """
+        known = {f'{PREFIX}{option.name}': option.name for option in fields(cls)}
+        for name in arguments:
+            if name not in known:
+                close = difflib.get_close_matches(name, [*known, *others])
+                raise TypeError(f'unexpected argument {name!r}' + (
+                    f'; did you mean {" or ".join(map(repr, close))}?' if close else f'; allowed: {sorted(known)}'))
+        return cls(**{known[name]: value for name, value in arguments.items()})
+
+
+class AQR:
+    """Routes the queries of a head, turns their weights into a bias, and supervises the router.
+
+    Its learnable parts are no submodules of this object but of the head that :meth:`add_to` was called for, under
+    names whose state-dict keys published AQR checkpoints have.
+
+    Args:
+        router (nn.Module): query embedding, features, reference points, ... -> LiDAR and camera weights (B, Q) in
+            [0, 1] and ``QueryProjections``; see ``AQRWeightGenerator``.
+        bias (AttentionBiasGenerator): weights and projections -> bias.
+        head_strength (BiasStrengthPerHead | None): one bias -> a bias for each decoder layer.
+        bias_denoising (bool): False leaves denoising queries neutral.
+        loss_weight (float): factor of the supervision, 0 for none.
+    """
+
+    def __init__(self, router, bias, head_strength=None, bias_denoising=True, loss_weight=0.0):
+        self.router = router
+        self.bias = bias
+        self.head_strength = head_strength
+        self.bias_denoising = bias_denoising
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def build(cls, options, embed_dims, decoder):
+        """Build the parts.
+
+        Args:
+            options (AQROptions): of the head.
+            embed_dims (int): channels of queries and tokens.
+            decoder (PETRTransformerDecoder): whose cross-attention is biased.
+        """
+        router = build_transformer({'type': 'AQRWeightGenerator', 'embed_dims': embed_dims, **(options.router or {})})
+        bias = AttentionBiasGenerator(
+            bias_strength=options.bias_strength, use_local_bias=options.use_local_bias,
+            local_window_size=options.local_window_size, per_view=options.per_view, bias_clip=options.bias_clip,
+            weight_map=options.weight_map)
+        head_strength = None
+        if options.strength_per_head:
+            attention = decoder.layers[0].attentions[decoder.attention_slot('cross_attn')]
+            head_strength = BiasStrengthPerHead(len(decoder.layers), attention.num_heads, options.bias_clip)
+        return cls(router, bias, head_strength, options.bias_denoising, options.loss_weight)
+
+    def add_to(self, head):
+        """Register the parts in a head as ``aqr_router``, ``aqr_bias`` and ``aqr_head_strength``."""
+        for name in ('router', 'bias', 'head_strength'):
+            setattr(head, f'{PREFIX}{name}', getattr(self, name))
+
+    def route(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout,
+              denoising=None, training=False):
+        """Weigh LiDAR against cameras for every query.
+
+        Args:
+            query_embed (Tensor): (B, P + Q, C), denoising queries first.
+            x (Tensor): (B, C, H, W) BEV features.
+            x_img (Tensor): (B * V, C, h, w) camera features.
+            reference_points (Tensor): (B, P + Q, 3), fractions of the detection range.
+            img_metas (list[dict]): B dicts with ``lidar2img`` and ``pad_shape``.
+            pc_range (list[float]): detection range, m.
+            bev_cell_size (tuple[float, float]): (x, y) size of a BEV cell, m.
+            layout (TokenLayout): of the features.
+            denoising (DenoisingBatch | None): what the first P queries are.
+            training (bool): weights that are not finite count as neutral; the loss will show them.
+
+        Returns:
+            RoutingRecord: its bias has shape (B, P + Q, F).
+        """
+        batch, num_query, _ = reference_points.shape
+        lidar_weights, camera_weights, projections = self.router(
+            query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout)
+        pad_size = 0 if denoising is None else denoising.pad_size
+        is_learned = torch.arange(num_query, device=reference_points.device) >= pad_size
+        is_used = torch.ones(batch, num_query, dtype=torch.bool, device=reference_points.device)
+        if denoising is not None:
+            is_used[:, :pad_size] = denoising.occupied
+        if training:
+            lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
+        if not self.bias_denoising:
+            neutral = torch.full_like(lidar_weights, 0.5)
+            lidar_weights, camera_weights = (torch.where(is_learned, w, neutral)
+                                             for w in (lidar_weights, camera_weights))
+        # Also at strength 0: distributed training expects the router to take part in every step.
+        bias = self.bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
+                                 projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
+        return RoutingRecord(lidar_weights, camera_weights, projections, is_learned, is_used,
+                             reference_points.detach(), bias)
+
+    def bias_of_layers(self, bias):
+        """AttentionBias (B, Q, F) -> the same for all layers, or a list with one (B, heads, Q, F) for each."""
+        return bias if self.head_strength is None else self.head_strength(bias)
+
+    def loss(self, record, img_metas, pc_range, bev_cell_size):
+        """Weighted cross entropy of the learned queries' weights; None where the router is not supervised.
+
+        Args:
+            record (RoutingRecord): of the batch.
+            img_metas (list[dict] | None): B dicts with ``failure`` (FailureRecord).
+            pc_range, bev_cell_size: see :meth:`route`.
+
+        Raises:
+            ValueError: if ``img_metas`` or a failure record is missing.
+        """
+        if not self.loss_weight:
+            return None
+        if img_metas is None:
+            raise ValueError('img_metas are needed to supervise the router (aqr_loss_weight > 0)')
+        targets = routing_targets(record, img_metas, pc_range, bev_cell_size)
+        return self.loss_weight * routing_loss(record.lidar_weights, record.camera_weights, targets,
+                                               record.is_used & record.is_learned)
