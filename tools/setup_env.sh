@@ -2,15 +2,16 @@
 # Build the environment once and make it available to this checkout. Safe to run again: it does only what is missing.
 #
 #   tools/setup_env.sh            builds a virtual environment in the cache and links .venv to it
-#   tools/setup_env.sh --active   installs into the active Python environment instead (so does CMT_AQR_ACTIVE=1); a torch in
-#                                 the fitting range and an spconv that are already there (CUDA builds, say) are kept
+#   tools/setup_env.sh --active   installs into the active Python environment instead (so does CMT_AQR_ACTIVE=1), after
+#                                 a list of what this changes there; a torch in the fitting range and an spconv that are
+#                                 already there (CUDA builds, say) are kept
 #
 # Environment variables: PYTHON (interpreter; default: python3.11, python3 or python, with --active: python),
 # CMT_AQR_CACHE (default ~/.cache/cmt-aqr), MAX_JOBS (compile jobs, default: mmcv's own choice).
 set -euo pipefail
 
-# A torch in this range is kept. mmdet 2.28 calls checkpoint() without use_reentrant, which torch announces to refuse after
-# 2.9; mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20).
+# A torch in this range is kept. mmdet 2.28 calls checkpoint() without use_reentrant, which torch announces to refuse
+# after 2.9; mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20).
 TORCH_MIN=2.4 TORCH_BELOW=2.10
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pins=$root/requirements.txt
@@ -21,7 +22,7 @@ log() { printf '[setup_env %4ss] %s\n' "$SECONDS" "$*"; }
 case "$*" in
     '') [ "${CMT_AQR_ACTIVE:-}" = 1 ] && mode=active || mode=cached ;;
     --active) mode=active ;;
-    -h|--help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h|--help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) die "unknown arguments '$*'; allowed: --active, --help" ;;
 esac
 
@@ -78,6 +79,43 @@ install_mmcv() {
     MMCV_WITH_OPS=1 CFLAGS=-g0 pip_install compile --no-deps --no-build-isolation --no-cache-dir --no-binary mmcv-full --force-reinstall
 }
 
+# mmdet3d 1.0.0rc6 refuses mmcv > 1.7.0 when it is imported; its development branch lifted that bound to 1.8.0 and
+# changed nothing else. Lifted here too, so that mmdet3d imports in any order and its own tools run.
+lift_mmdet3d_bound() {
+    "$python" - <<'PY'
+import importlib.util
+from pathlib import Path
+path = Path(importlib.util.find_spec('mmdet3d').origin)
+text = path.read_text()
+lifted = text.replace("mmcv_maximum_version = '1.7.0'", "mmcv_maximum_version = '1.8.0'")
+if lifted != text:
+    path.write_text(lifted)
+    print(f'lifted the bound on mmcv in {path} to 1.8.0')
+PY
+}
+
+# What an installation into a shared environment would change, package by package.
+announce_changes() {
+    log "this will change $("$python" -c 'import sys; print(sys.prefix)'):"
+    { stage build; stage torch; stage libraries; stage test; stage no-deps; stage compile; } | "$python" -c '
+import sys
+from importlib import metadata
+for pin in sys.stdin.read().split():
+    name, _, wanted = pin.replace("<", "==<").partition("==")
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        found = None
+    if name.startswith("torch") and found:
+        print(f"  {name} {found}: kept if it lies within '"$TORCH_MIN"' and '"$TORCH_BELOW"', otherwise this stops")
+    elif found is None:
+        print(f"  {name} {wanted}: new")
+    elif found != wanted and not wanted.startswith("<"):
+        print(f"  {name} {found} -> {wanted}")
+'
+    log "  spconv: an installed one is kept; mmdet3d's bound on mmcv is lifted to 1.8.0 in its __init__.py; cmt-aqr becomes an editable install"
+}
+
 install_all() {
     constraints=$(mktemp)
     trap 'rm -f "$constraints"' EXIT
@@ -96,6 +134,7 @@ install_all() {
     pip_install test
     pip_install no-deps --no-deps --no-build-isolation
     install_mmcv
+    lift_mmdet3d_bound
     (cd "$root" && "$python" -c 'import projects.mmdet3d_plugin, mmcv.ops, spconv') >/dev/null 2>&1 \
         || die "the package does not import in $python; see: cd $root && $python -c 'import projects.mmdet3d_plugin'"
 }
@@ -117,6 +156,7 @@ find_python() {
 
 if [ "$mode" = active ]; then
     python=$(find_python)
+    announce_changes
     install_all
     log 'installing the plugin package (editable)'
     "$python" -m pip install --quiet --no-deps --no-build-isolation --editable "$root"

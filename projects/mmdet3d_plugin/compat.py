@@ -1,8 +1,9 @@
-"""Make mmdet3d 1.0.0rc6 importable beside mmcv-full 1.7.2 (design section 8).
+"""Make mmdet3d 1.0.0rc6 importable beside mmcv-full 1.7.2 (docs/design.md, "The software stack").
 
-mmdet3d 1.0.0rc6 asserts mmcv <= 1.7.0 when it is imported. Its development branch lifted that bound to 1.8.0 without any
-other change, and mmcv-full 1.7.2 is the release that compiles against current torch, so the newest version that
-mmdet3d accepts is shown to it during its import only.
+mmdet3d 1.0.0rc6 asserts mmcv <= 1.7.0 when it is imported. Its development branch lifted that bound to 1.8.0 without
+any other change, and mmcv-full 1.7.2 is the release that compiles against current torch. tools/setup_env.sh lifts the
+bound in the installed mmdet3d; for other environments the newest version that mmdet3d accepts is shown to it, during
+its import only.
 """
 import mmcv
 from mmcv.utils import digit_version

@@ -1,0 +1,171 @@
+"""The package as users install it: what lands in site-packages, the ways of use, both names, foreign `projects`."""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+# What CMT's own checkout has at this path, as far as it matters here: a package that registers the same names.
+FOREIGN = """
+from mmdet3d.models.builder import DETECTORS
+import torch
+@DETECTORS.register_module()
+class CmtDetector(torch.nn.Module):
+    pass
+print('FOREIGN PLUGIN LOADED')
+"""
+BUILD = """
+from mmdet3d.models import build_model
+cfg.model.img_backbone.update(init_cfg=None, pretrained=None)
+print(type(build_model(cfg.model)).__module__)
+"""
+
+
+@pytest.fixture(scope='module')
+def site(repo_root, tmp_path_factory):
+    """Folder into which pip installed the package, from a copy of the sources: builds leave traces in them."""
+    source, target = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('site')
+    for name in ('setup.py', 'README.md', 'LICENSE'):
+        shutil.copy(repo_root / name, source)
+    shutil.copytree(repo_root / 'projects', source / 'projects', ignore=shutil.ignore_patterns('__pycache__'))
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation',
+                    '--disable-pip-version-check', '--target', str(target), str(source)], check=True)
+    return target
+
+
+@pytest.fixture
+def cmt_checkout(repo_root, tmp_path):
+    """A folder like a checkout of CMT: its own plugin, and a published config unchanged."""
+    plugin = tmp_path / 'CMT/projects/mmdet3d_plugin'
+    plugin.mkdir(parents=True)
+    (plugin.parent / '__init__.py').write_text('')
+    (plugin / '__init__.py').write_text(FOREIGN)
+    name = 'cmt_voxel0100_r50_800x320_cbgs'
+    text = (repo_root / f'tests/data/upstream/{name}.config.txt').read_text()
+    values = '\n'.join(f'{key} = {value!r}' for key, value in eval(text).items())  # a literal of ours
+    (tmp_path / 'CMT' / f'{name}.py').write_text(values)
+    return tmp_path / 'CMT'
+
+
+def python(code, cwd, *path):
+    """Run code in a new process: these folders on PYTHONPATH, this one the current."""
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, path)), 'PYTHONWARNINGS': 'ignore',
+                   'OMP_NUM_THREADS': '1'}
+    return subprocess.run([sys.executable, '-c', code], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_what_is_installed(site):
+    found = {path.name for path in site.iterdir() if path.name != '__pycache__'}
+    assert 'cmt_aqr' in found and 'projects' not in found
+    assert {name for name in found if not name.endswith('.dist-info')} == {'cmt_aqr'}
+    assert (site / 'cmt_aqr/models/utils/attention_bias_generator.py').is_file()
+    assert not list(site.rglob('test_*'))
+
+
+def test_every_package_of_the_checkout_is_installed(repo_root, site):
+    plugin = repo_root / 'projects/mmdet3d_plugin'
+    expected = {path.relative_to(plugin) for path in plugin.rglob('*.py')}
+    assert {path.relative_to(site / 'cmt_aqr') for path in (site / 'cmt_aqr').rglob('*.py')} == expected
+
+
+def test_by_custom_imports(repo_root, site, tmp_path):
+    """A config of another mm project names the package and uses its parts."""
+    (tmp_path / 'config.py').write_text(
+        "custom_imports = dict(imports=['cmt_aqr'], allow_failed_imports=False)\n"
+        "attention = dict(type='PETRMultiheadFlashAttention', embed_dims=64, num_heads=4)\n")
+    done = python("""
+from mmcv import Config
+cfg = Config.fromfile('config.py')
+from mmcv.cnn.bricks.transformer import build_attention
+print(type(build_attention(cfg.attention)).__module__)
+""", tmp_path, site)
+    assert done.stdout == 'cmt_aqr.models.utils.transformer.petr_attention\n', done.stderr
+
+
+@pytest.mark.parametrize('before', [True, False], ids=['foreign first', 'foreign last'])
+def test_by_plugin_dir_in_a_checkout_of_cmt(site, cmt_checkout, before):
+    """CMT's plugin is on the path, before or after ours, and is not what its config gets from us."""
+    path = [cmt_checkout, site] if before else [site, cmt_checkout]
+    done = python(f"""
+from cmt_aqr.apis import load_config
+cfg = load_config('cmt_voxel0100_r50_800x320_cbgs.py')
+{BUILD}
+import sys
+assert 'projects' not in sys.modules
+""", cmt_checkout, *path)
+    assert done.stdout.splitlines()[-1:] == ['cmt_aqr.models.detectors.cmt'], done.stderr
+    assert 'FOREIGN' not in done.stdout
+    assert "plugin_dir='projects/mmdet3d_plugin/' is served by cmt-aqr" in done.stderr
+
+
+@pytest.mark.parametrize('before', [True, False], ids=['foreign first', 'foreign last'])
+def test_tools_of_our_checkout_in_a_checkout_of_cmt(repo_root, cmt_checkout, before):
+    """Run as tools are: with the checkout's root put first on the path by the tool itself."""
+    done = python(f"""
+import sys
+sys.path.insert(0, {str(repo_root)!r})
+from projects.mmdet3d_plugin.apis import load_config
+cfg = load_config('cmt_voxel0100_r50_800x320_cbgs.py')
+{BUILD}
+""", cmt_checkout, *([cmt_checkout] if before else []))
+    assert done.stdout.splitlines()[-1:] == ['projects.mmdet3d_plugin.models.detectors.cmt'], done.stderr
+
+
+def test_another_plugin_first(site, cmt_checkout):
+    """One clear sentence instead of a KeyError."""
+    done = python('import mmcv; mmcv.__version__ = "1.7.0"; import projects.mmdet3d_plugin; import cmt_aqr', cmt_checkout,
+                  cmt_checkout, site)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('ImportError: cmt_aqr cannot register its parts') and 'CMT/projects/mmdet3d_plugin' in last
+    assert "'CmtDetector is already registered" in last or 'CmtDetector is already registered' in last
+
+
+def test_another_plugin_afterwards(site, tmp_path):
+    (tmp_path / 'other_plugin').mkdir()
+    (tmp_path / 'other_plugin/__init__.py').write_text(FOREIGN)
+    (tmp_path / 'config.py').write_text("plugin = True\nplugin_dir = 'other_plugin/'\n")
+    done = python("from cmt_aqr.apis import load_config; load_config('config.py')", tmp_path, site, tmp_path)
+    assert done.stderr.strip().splitlines()[-1].startswith('ImportError: other_plugin cannot register its parts')
+
+
+@pytest.mark.parametrize('first, second', [('cmt_aqr', 'projects.mmdet3d_plugin'),
+                                           ('projects.mmdet3d_plugin', 'cmt_aqr')])
+def test_both_names_are_one_package(repo_root, tmp_path, first, second):
+    """As after an editable install: the same folder under both names, submodules that come later included."""
+    (tmp_path / 'cmt_aqr').symlink_to(repo_root / 'projects/mmdet3d_plugin')
+    done = python(f"""
+import {first}, {second}
+from {second}.apis.train import train_detector as b
+from {first}.apis.train import train_detector as a
+import {second}.apis.routing_snapshot
+import {first}.experiments.ablation
+assert {second} is {first} and a is b and a.__module__ == '{first}.apis.train'
+assert {first}.apis.routing_snapshot is {second}.apis.routing_snapshot
+import sys
+assert sys.modules['{first}.apis.train'].__spec__.name == '{first}.apis.train'
+from mmdet.models import HEADS
+print(HEADS.get('CmtHead').__module__)
+""", tmp_path, tmp_path, repo_root)
+    assert done.stdout == f'{first}.models.dense_heads.cmt_head\n', done.stderr
+
+
+def test_two_copies_are_refused_in_one_sentence(repo_root, site):
+    done = python('import cmt_aqr, projects.mmdet3d_plugin', site, site, repo_root)
+    assert 'ImportError: this process has loaded cmt-aqr as cmt_aqr' in done.stderr and 'Use one of them' in done.stderr
+
+
+def test_mmdet3d_imports_in_any_order(tmp_path):
+    """tools/setup_env.sh lifts its bound on mmcv."""
+    for code in ('import mmdet3d', 'import mmdet3d.apis, mmdet3d.datasets, mmdet3d.models'):
+        done = python(code, tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_lines_of_python_in_the_readme(repo_root, site, tmp_path):
+    """The README's snippet runs as it stands."""
+    readme = (repo_root / 'README.md').read_text()
+    snippet = readme.split('```python\n')[1].split('```')[0]
+    assert len(snippet.strip().splitlines()) <= 8
+    done = python(snippet, tmp_path, site)
+    assert done.returncode == 0, done.stderr
