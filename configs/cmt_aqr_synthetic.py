@@ -7,7 +7,7 @@ data = dict(
     train=dict(data_root=data_root, ann_file=train_infos),
     val=dict(data_root=data_root, ann_file=val_infos),
     test=dict(data_root=data_root, ann_file=val_infos))
-# A detector that does not learn along bears no strong bias (README, "Does it help?").
+# A frozen detector loses mAP with a strong bias (docs/experiments.md).
 model = dict(train_only=['pts_bbox_head.aqr_router'], pts_bbox_head=dict(aqr_bias_strength=1.0))
 lr_config = dict(warmup_iters=20)
 total_epochs = 6

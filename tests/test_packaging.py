@@ -114,11 +114,10 @@ cfg = load_config('cmt_voxel0100_r50_800x320_cbgs.py')
 
 def test_another_plugin_first(site, cmt_checkout):
     """One clear sentence instead of a KeyError."""
-    done = python('import mmcv; mmcv.__version__ = "1.7.0"; import projects.mmdet3d_plugin; import cmt_aqr', cmt_checkout,
-                  cmt_checkout, site)
+    done = python('import projects.mmdet3d_plugin; import cmt_aqr', cmt_checkout, cmt_checkout, site)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith('ImportError: cmt_aqr cannot register its parts') and 'CMT/projects/mmdet3d_plugin' in last
-    assert "'CmtDetector is already registered" in last or 'CmtDetector is already registered' in last
+    assert 'CmtDetector is already registered' in last
 
 
 def test_another_plugin_afterwards(site, tmp_path):

@@ -1,10 +1,8 @@
-import argparse
 import logging
 import sys
 
 import pytest
 
-from projects.mmdet3d_plugin.apis import config as cli
 from projects.mmdet3d_plugin.apis.config import load_config
 from tests.tiny_detector import write_config
 
@@ -57,9 +55,9 @@ class TestLoadConfig:
         assert f"nothing reads '{typo}' at top level; did you mean {key}?" in record.message
 
     @pytest.mark.parametrize('name', ['cmt_voxel0075_vov_1600x640_cbgs', 'cmt_voxel0100_r50_800x320_cbgs'])
-    def test_variables_of_published_configs_are_silent(self, shared, tmp_path, caplog, name):
+    def test_variables_of_published_configs_are_silent(self, upstream, tmp_path, caplog, name):
         path = tmp_path / f'{name}.py'
-        path.write_text((shared / 'upstream' / f'{name}.config.txt').read_text())
+        path.write_text((upstream / f'{name}.config.txt').read_text())
         load_config(path)
         assert not caplog.records
 
@@ -82,41 +80,3 @@ class TestLoadConfig:
         for path in paths:
             assert load_config(path).model.type == 'CmtDetector'
         assert not caplog.records
-
-
-class TestArguments:
-
-    def parse(self, *arguments):
-        parser = argparse.ArgumentParser()
-        cli.add_config_arguments(parser)
-        cli.add_process_arguments(parser)
-        return parser.parse_args(arguments)
-
-    def test_options_are_typed(self, tmp_path):
-        path = str(write_config(tmp_path))
-        args = self.parse(path, '--cfg-options', 'a.b=3.0', 'c=[1,2]', 'd=[(1,2),(3,4)]', 'e=None', 'f=name')
-        assert args.cfg_options == {'a.b': 3.0, 'c': [1, 2], 'd': [(1, 2), (3, 4)], 'e': None, 'f': 'name'}
-        assert args.config == path and args.launcher == 'none' and args.seed == 0 and not args.deterministic
-
-    @pytest.mark.parametrize('arguments, message', [
-        (['no.py'], 'argument config: no such file: no.py'),
-        ([__file__, '--cfg-options', 'a:3'], "argument --cfg-options: expected key=value, got 'a:3'"),
-        ([__file__, '--launcher', 'magic'], "invalid choice: 'magic'"),
-    ])
-    def test_mistakes(self, capsys, arguments, message):
-        with pytest.raises(SystemExit):
-            self.parse(*arguments)
-        assert message in capsys.readouterr().err
-
-    def test_failures_are_written_alike(self):
-        for given, expected in (('fov:60.0', 'fov:60'), ('object_failure:.50', 'object_failure:0.5'),
-                                ('view_drop:03+lidar_drop', 'view_drop:3+lidar_drop'), ('clean', 'clean'),
-                                ('view_drop:CAM_FRONT,CAM_BACK', 'view_drop:CAM_FRONT,CAM_BACK')):
-            assert str(cli.failure_case(given)) == expected
-        with pytest.raises(argparse.ArgumentTypeError, match='no failure'):
-            cli.failure_case('fog')
-
-    def test_checkpoints_may_be_addresses(self, tmp_path):
-        assert cli.existing_checkpoint('https://example.org/a.pth')
-        with pytest.raises(argparse.ArgumentTypeError, match='no such file: .*a.pth'):
-            cli.existing_checkpoint(str(tmp_path / 'a.pth'))

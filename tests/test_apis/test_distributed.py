@@ -3,7 +3,6 @@ import copy
 import logging
 import os
 import random
-import socket
 
 import numpy as np
 import pytest
@@ -17,30 +16,9 @@ from mmdet.datasets import build_dataloader
 from torch import nn
 
 from projects.mmdet3d_plugin.apis import distributed
-from projects.mmdet3d_plugin.apis.train import _build_train_loader
+from projects.mmdet3d_plugin.apis.train import build_train_loader
 from tests.tiny_detector import TinyDataset, TinyDetector
-
-
-def on_two_processes(function, tmp_path, monkeypatch, launcher='pytorch'):
-    """Run `function(rank)` in two processes with a process group and return what the two return."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        monkeypatch.setenv('MASTER_PORT', str(free.getsockname()[1]))
-    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
-    monkeypatch.chdir(tmp_path)
-    for name in distributed._LAUNCHER_VARIABLES['pytorch']:
-        monkeypatch.delenv(name, raising=False)
-    torch.multiprocessing.start_processes(_in_process, (function, launcher), nprocs=2, start_method='fork')
-    return [torch.load(tmp_path / f'rank_{rank}.pth', weights_only=False) for rank in range(2)]
-
-
-def _in_process(rank, function, launcher):
-    for name, value in zip(distributed._LAUNCHER_VARIABLES[launcher], (rank, 2, rank)):
-        os.environ[name] = str(value)
-    assert distributed.init_distributed(launcher, backend='nccl')  # as published configs say; no CUDA here: gloo
-    assert dist.get_backend() == 'gloo' and (dist.get_rank(), dist.get_world_size()) == (rank, 2)
-    torch.save(function(rank), f'rank_{rank}.pth')
-    dist.destroy_process_group()
+from tests.two_processes import on_two_processes
 
 
 def without_noise(model):
@@ -159,7 +137,7 @@ class TestInitDistributed:
 
     @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
     def test_without_the_environment_of_the_launcher(self, monkeypatch, launcher):
-        for name in distributed._LAUNCHER_VARIABLES[launcher]:
+        for name in distributed.LAUNCHER_VARIABLES[launcher]:
             monkeypatch.delenv(name, raising=False)
         with pytest.raises(KeyError, match=f"launcher '{launcher}' needs the environment variables .*dist_train.sh"):
             distributed.init_distributed(launcher)
@@ -199,7 +177,7 @@ class TestSeedEverything:
         def epoch(rank):
             cfg = Config(dict(seed=distributed.seed_everything(5, diff_seed=True), data=dict(train_dataloader=dict(
                 samples_per_gpu=2, workers_per_gpu=0))))
-            loader = _build_train_loader(TinyDataset(8), cfg, distributed=True, logger=logging.getLogger())
+            loader = build_train_loader(TinyDataset(8), cfg, distributed=True, logger=logging.getLogger())
             return torch.rand(1).item(), [meta['index'] for batch in loader for meta in batch['img_metas'].data[0]]
 
         first, second = on_two_processes(epoch, tmp_path, monkeypatch)

@@ -29,7 +29,7 @@ def test_written_detections(tmp_path, box_dim):
     content = json.loads((tmp_path / 'found.json').read_text())
     first, second = content['detections']
     assert content['score_thr'] == 0.1
-    assert first == dict(label='bus', score=0.25, centre=[1, 2, 3.75], size=[4, 2, 1.5], yaw=0.5,
+    assert first == dict(label='bus', score=0.25, center=[1, 2, 3.75], size=[4, 2, 1.5], yaw=0.5,
                          velocity=[6, 7] if box_dim == 9 else None)
     assert second['label'] == 'car' and second['velocity'] == ([None, 0] if box_dim == 9 else None)
 

@@ -15,16 +15,10 @@ from torch import nn
 from projects.mmdet3d_plugin.hooks.aqr_monitor_hook import AQRMonitorHook, routing_numbers
 from projects.mmdet3d_plugin.hooks.nonfinite_loss_hook import NonFiniteLossHook
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
-from tests.test_apis.test_distributed import on_two_processes
 from tests.test_models.conftest import make_batch, make_head, train_losses  # noqa: F401  (fixtures)
+from tests.two_processes import on_two_processes
 
 ITERS = 4  # of an epoch
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """The runner sleeps two seconds an epoch."""
-    monkeypatch.setattr('mmcv.runner.epoch_based_runner.time.sleep', lambda seconds: None)
 
 
 class Model(nn.Module):

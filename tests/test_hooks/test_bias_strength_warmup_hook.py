@@ -13,12 +13,6 @@ from projects.mmdet3d_plugin.models.utils.attention_bias_generator import Attent
 ITERS = 3  # of an epoch
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """The runner sleeps two seconds an epoch."""
-    monkeypatch.setattr('mmcv.runner.epoch_based_runner.time.sleep', lambda seconds: None)
-
-
 class Head(nn.Module):
 
     def __init__(self):

@@ -64,12 +64,6 @@ def custom(**kwargs):
     return dict(type='CustomFp16OptimizerHook', loss_scale='dynamic', grad_clip=dict(max_norm=0.5), **kwargs)
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """mmcv's runner sleeps two seconds before every epoch."""
-    monkeypatch.setattr('time.sleep', lambda seconds: None)
-
-
 @pytest.fixture
 def model():
     torch.manual_seed(0)

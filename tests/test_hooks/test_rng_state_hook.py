@@ -17,12 +17,6 @@ from tests.tiny_detector import TinyDataset, TinyDetector
 EPOCHS = 3
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """The runner sleeps two seconds an epoch."""
-    monkeypatch.setattr('mmcv.runner.epoch_based_runner.time.sleep', lambda seconds: None)
-
-
 class Interruption(Exception):
     pass
 

@@ -20,12 +20,6 @@ from tests.tiny_detector import TinyDataset, write_config
 MIXTURE = {'clean': 0.5, 'view_drop:3': 0.5}
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    """The runner sleeps two seconds an epoch."""
-    monkeypatch.setattr('mmcv.runner.epoch_based_runner.time.sleep', lambda seconds: None)
-
-
 class Samples:
     """Eight samples through a real pipeline; what comes out is epoch and draw of the simulated failure."""
     CLASSES = ('thing', )

@@ -44,6 +44,12 @@ def head_config(**overrides):
     return ConfigDict(cfg)
 
 
+def randomise(router, std=1.0, seed=0):
+    """Weights off 0.5, as after training."""
+    torch.manual_seed(seed)
+    torch.nn.init.normal_(router.mlp[-1].weight, std=std)
+
+
 @pytest.fixture
 def make_head():
     """Factory: ``make_head(seed=0, **overrides)`` builds an initialised head."""

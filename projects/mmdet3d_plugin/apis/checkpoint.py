@@ -9,7 +9,8 @@ from mmcv.parallel import is_module_wrapper
 from mmcv.runner.checkpoint import load_state_dict as load_matching_weights
 from mmcv.utils import print_log
 
-ROUTER_PREFIX = 'pts_bbox_head.aqr_'  # where all parameters live that AQR adds to a CMT model (design section 3)
+# Where all parameters live that AQR adds to a CMT model (docs/design.md, "Contracts").
+ROUTER_PREFIX = 'pts_bbox_head.aqr_'
 
 TRAINING_PREFIX = 'auxiliary_heads.'  # parameters of losses alone, which a checkpoint may lack
 

@@ -1,15 +1,12 @@
-"""Reading a config with the options of the command line, and the arguments that all tools share."""
-import argparse
+"""Reading a config with the options of the command line."""
 import difflib
 import importlib
 import logging
-import os
 from pathlib import Path
 
-from mmcv import Config, DictAction
+from mmcv import Config
 
-from ..datasets.sensor_failures import FailureCase
-from .distributed import LAUNCHERS
+from ..package_names import CHECKOUT_NAME, DISTRIBUTION, registration
 
 # Keys that may be added to the sections of a config that no constructor checks. Sections with a `type` take any key
 # here: what is built from them rejects the keys it does not know.
@@ -33,68 +30,6 @@ _KNOWN_KEYS = {
 }
 
 
-class OptionAction(DictAction):
-    """`key=value` arguments; mmcv's action with a message where the `=` is missing."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        for value in values:
-            if '=' not in value:
-                parser.error(f'argument {option_string}: expected key=value, got {value!r}')
-        super().__call__(parser, namespace, values, option_string)
-
-
-def existing_file(path):
-    """argparse type: the path of a file that must exist."""
-    if not Path(path).is_file():
-        raise argparse.ArgumentTypeError(f'no such file: {path}')
-    return path
-
-
-def existing_checkpoint(path):
-    """argparse type: a checkpoint file that must exist, or its address."""
-    return path if path.startswith(('http://', 'https://')) else existing_file(path)
-
-
-def failure_case(text):
-    """argparse type: a FailureCase that exists."""
-    try:
-        return FailureCase.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def add_config_arguments(parser):
-    """Add what tools for one config take: the config, its options, and the permission to unpickle."""
-    parser.add_argument('config', type=existing_file, help='config file')
-    add_option_arguments(parser)
-
-
-def add_option_arguments(parser):
-    """Add the options of configs and the permission to unpickle."""
-    parser.add_argument('--cfg-options', nargs='+', action=OptionAction, metavar='KEY=VALUE',
-                        help='override settings of the config, e.g. model.pts_bbox_head.aqr_bias_strength=3.0; lists '
-                        'as key="[a,b]" or key=a,b, nested as key="[(a,b),(c,d)]", without spaces')
-    parser.add_argument('--trust-checkpoint', action='store_true',
-                        help='unpickle arbitrary Python objects of checkpoints, which can run code hidden in them: '
-                        'only for files whose origin you trust')
-
-
-def add_process_arguments(parser):
-    """Add what training and testing take beside that: processes, devices and seeds."""
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
-    parser.add_argument('--gpu-id', type=int, default=0, help='GPU of a single process')
-    parser.add_argument('--seed', type=int, default=0, help='seed of python, numpy and torch')
-    parser.add_argument('--deterministic', action='store_true', help='deterministic algorithms where torch has them')
-
-
-def parse_process_arguments(parser):
-    """Parse the command line; the local rank also goes where torchrun puts it, into the environment."""
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
-
-
 def load_config(path, options=None):
     """Read a config, merge options into it and import the plugin that it names.
 
@@ -110,7 +45,8 @@ def load_config(path, options=None):
     Raises:
         FileNotFoundError: no such config.
         KeyError: an option, or a key of `data`, `log_config` or `checkpoint_config`, that nothing would read.
-        ValueError: `plugin=True` without an importable `plugin_dir`.
+        ValueError: `plugin=True` without a `plugin_dir` that could be a package.
+        ImportError: that package does not import, or registers what is registered already.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config file not found: {path}')
@@ -121,12 +57,26 @@ def load_config(path, options=None):
     for key in ('work_dir', 'load_from', 'resume_from'):
         cfg.setdefault(key, None)
     if cfg.get('plugin'):
-        parts = Path(cfg.get('plugin_dir') or '').parts
-        if not parts or not all(part.isidentifier() for part in parts):
-            raise ValueError('plugin=True needs plugin_dir, the path of a package relative to the project, such as '
-                             f'projects/mmdet3d_plugin/; got {cfg.get("plugin_dir")!r}')
-        importlib.import_module('.'.join(parts))
+        _import_plugin(cfg.get('plugin_dir'))
     return cfg
+
+
+def _import_plugin(plugin_dir):
+    """Import the package at a path relative to the project. Published configs name CMT's plugin: that is this package.
+    """
+    parts = Path(plugin_dir or '').parts
+    if not parts or not all(part.isidentifier() for part in parts):
+        raise ValueError('plugin=True needs plugin_dir, the path of a package relative to the project, such as '
+                         f'projects/mmdet3d_plugin/; got {plugin_dir!r}')
+    name = '.'.join(parts)
+    if name == CHECKOUT_NAME:
+        here, there = Path(__file__).resolve().parents[1], Path(plugin_dir).resolve()
+        if there.is_dir() and there != here:
+            logging.getLogger(__name__).warning(
+                f'plugin_dir={plugin_dir!r} is served by {DISTRIBUTION} in {here}; {there} is not imported')
+        return
+    with registration(name):
+        importlib.import_module(name)
 
 
 def _check_options(cfg, options):

@@ -1,6 +1,6 @@
 """Processes and devices: everything that mmcv 1.x and mmdet 2.x take for granted about CUDA, adapted in this one file.
 
-With CUDA the calls below are mmcv's own. Without it (design section 8):
+With CUDA the calls below are mmcv's own. Without it (docs/design.md, "The software stack"):
 
 - `mmcv.runner.init_dist` computes rank modulo the number of GPUs, a division by zero: `init_distributed`.
 - `MMDistributedDataParallel` leaves DataContainers packed when it has no device ids: `DistributedDataParallel`.
@@ -21,7 +21,7 @@ from mmdet.apis import init_random_seed, multi_gpu_test, set_random_seed
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 # Environment variables in which each launcher gives rank, number of processes and rank on this machine.
-_LAUNCHER_VARIABLES = dict(
+LAUNCHER_VARIABLES = dict(
     pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'))
@@ -53,7 +53,7 @@ def init_distributed(launcher, backend='nccl', **kwargs):
         raise ValueError(f'launcher must be one of {LAUNCHERS}, got {launcher!r}')
     if launcher == 'none':
         return False
-    names = _LAUNCHER_VARIABLES[launcher]
+    names = LAUNCHER_VARIABLES[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise KeyError(f'launcher {launcher!r} needs the environment variables {missing}: start the script with '
@@ -61,7 +61,7 @@ def init_distributed(launcher, backend='nccl', **kwargs):
     if torch.cuda.is_available():
         init_dist(launcher, backend=backend, **kwargs)
         return True
-    for name, source in zip(_LAUNCHER_VARIABLES['pytorch'], names):
+    for name, source in zip(LAUNCHER_VARIABLES['pytorch'], names):
         os.environ[name] = os.environ[source]
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         hosts = subprocess.run(['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']],

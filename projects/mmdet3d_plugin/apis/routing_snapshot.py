@@ -45,7 +45,7 @@ class RoutingSnapshot:
         seen (np.ndarray): (Q, V) bool.
         lidar_weights, camera_weights (np.ndarray): (Q,) in [0, 1].
         lidar_lost, cameras_lost (np.ndarray): (Q,) bool, see `RoutingTargets`.
-        scores, labels, centers (np.ndarray): (Q,) the highest class score, its class, and (Q, 3) its box's centre, m.
+        scores, labels, centers (np.ndarray): (Q,) the highest class score, its class, and (Q, 3) its box's center, m.
         class_names (list[str]): of the labels.
         bias (AttentionBias): of shape (1, Q, F).
         attention (Callable): q query numbers -> attention (q, F) with the bias and without, in one decoder layer, mean
@@ -107,7 +107,7 @@ class RoutingSnapshot:
         return dense[0].numpy()
 
     def peak_bias(self):
-        """(Q, 2) bias on LiDAR and camera tokens where it is largest: everywhere, or at the window's centre."""
+        """(Q, 2) bias on LiDAR and camera tokens where it is largest: everywhere, or at the window's center."""
         values = self.bias.values[0]  # (Q, S), first the BEV map
         if self.bias.is_local:
             windowed = torch.tensor([window is not None for window in self.bias.windows])
@@ -123,7 +123,9 @@ class RoutingSnapshot:
 
     @property
     def bev_extent(self):
-        """(left, right, bottom, top) of the BEV map, m; it need not fill the detection range (design section 2.10)."""
+        """(left, right, bottom, top) of the BEV map, m, which may differ from the range (docs/design.md, "Cells and
+        views").
+        """
         (height, width), (size_x, size_y) = self.layout.bev_shape, self.bev_cell_size
         left, bottom = self.pc_range[:2]
         return left, left + width * size_x, bottom, bottom + height * size_y
@@ -276,7 +278,7 @@ def _fixed_draws():
 
 
 def _best_class(outs):
-    """Highest class score (Q,), its class (Q,) and the centre (Q, 3) that its task detects, in the last layer."""
+    """Highest class score (Q,), its class (Q,) and the center (Q, 3) that its task detects, in the last layer."""
     tasks = [task[0] for task in outs]
     logits = [task['cls_logits'][-1, 0] for task in tasks]
     scores, labels = torch.cat(logits, dim=-1).float().sigmoid().max(dim=-1)  # (Q,)

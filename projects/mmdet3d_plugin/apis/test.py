@@ -91,14 +91,7 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     seed_everything(seed, deterministic=deterministic)
 
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
-    eval_options = eval_options or {}
-    if format_only:
-        check_arguments(dataset, 'format_results', eval_options)
-    if metrics:
-        for_hook = {*inspect.signature(DistEvalHook).parameters, 'dynamic_intervals'}  # not for the dataset
-        arguments = {key: value for key, value in cfg.get('evaluation', {}).items() if key not in for_hook}
-        eval_options = {**arguments, **eval_options, 'metric': metrics}
-        check_arguments(dataset, 'evaluate', eval_options)
+    eval_options = _checked_options(cfg, dataset, metrics, format_only, eval_options or {})
     model = build_trained_model(cfg, checkpoint_path, drop_router, trust_checkpoint)
     if fuse_bn:
         model = fuse_conv_bn(model)
@@ -111,9 +104,23 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
         detections = multi_process_test(model, loader, tmpdir, gpu_collect)
     else:
         detections = single_gpu_test(model, loader)
-    if get_dist_info()[0] > 0:
-        return None
+    return _finish(dataset, detections, out, metrics, format_only, eval_options) if get_dist_info()[0] == 0 else None
 
+
+def _checked_options(cfg, dataset, metrics, format_only, options):
+    """Arguments of what the dataset will do with the detections; raises where it would refuse them."""
+    if format_only:
+        check_arguments(dataset, 'format_results', options)
+    if metrics:
+        for_hook = {*inspect.signature(DistEvalHook).parameters, 'dynamic_intervals'}  # not for the dataset
+        arguments = {key: value for key, value in cfg.get('evaluation', {}).items() if key not in for_hook}
+        options = {**arguments, **options, 'metric': metrics}
+        check_arguments(dataset, 'evaluate', options)
+    return options
+
+
+def _finish(dataset, detections, out, metrics, format_only, eval_options):
+    """Write, format or evaluate detections; returns the metrics, None where not asked for."""
     if out is not None:
         with atomic_path(out) as temporary:
             mmcv.dump(detections, str(temporary))

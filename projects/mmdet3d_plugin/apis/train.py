@@ -57,7 +57,7 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         raise FileNotFoundError(f'{option}: no such checkpoint: {start_from} (--cfg-options {option}=None for none)')
 
     distributed = init_distributed(launcher, **cfg.get('dist_params', {}))
-    rank, world_size = get_dist_info()
+    world_size = get_dist_info()[1]
     cfg.device = default_device()
     if distributed:
         cfg.gpu_ids = list(range(world_size))
@@ -68,22 +68,10 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         _check_checkpoint(model, start_from, bool(cfg.resume_from), trust_checkpoint)
 
     timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
-    mmcv.mkdir_or_exist(osp.abspath(cfg.work_dir))
-    logger = get_root_logger(osp.join(cfg.work_dir, f'{timestamp}.log'), cfg.get('log_level', 'INFO'))
-    if rank == 0:
-        with atomic_path(osp.join(cfg.work_dir, name)) as temporary:
-            cfg.dump(str(temporary))
-    environment = '\n'.join(f'{key}: {value}' for key, value in collect_env().items())
-    logger.info(f'Environment:\n{environment}')
+    logger, environment = _open_log(cfg, name, timestamp)
     logger.info(f'Processes: {world_size}, device: {cfg.device}, seed: {cfg.seed}, deterministic: {deterministic}')
-    logger.info(f'Config:\n{cfg.pretty_text}')
 
-    datasets = [build_dataset(cfg.data.train)]
-    if len(cfg.workflow) == 2:  # losses on validation data: they need the training pipeline and its annotations
-        train_cfg = cfg.data.train
-        while 'dataset' in train_cfg:
-            train_cfg = train_cfg.dataset
-        datasets.append(build_dataset({**cfg.data.val, 'pipeline': train_cfg.pipeline, 'test_mode': False}))
+    datasets = _build_datasets(cfg)
     model.init_weights()
     model.CLASSES = datasets[0].CLASSES
     logger.info(f'Model:\n{model}')
@@ -101,7 +89,7 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         runner.load_checkpoint(cfg.load_from)
     # Models of one seed see the same data and augmentation, however many numbers their initialisation drew.
     seed_everything(cfg.seed, diff_seed, deterministic)
-    runner.run([_build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
+    runner.run([build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
 
 
 def _consistent_config(cfg):
@@ -121,6 +109,31 @@ def _consistent_config(cfg):
         raise ValueError(f'workflow must have 1 or 2 entries such as [("train", 1)], got {cfg.workflow}')
     cfg.setdefault('gpu_ids', [0])
     return cfg
+
+
+def _open_log(cfg, name, timestamp):
+    """Create the work directory with the resolved config and a log; returns the logger and a text on the environment.
+    """
+    mmcv.mkdir_or_exist(osp.abspath(cfg.work_dir))
+    logger = get_root_logger(osp.join(cfg.work_dir, f'{timestamp}.log'), cfg.get('log_level', 'INFO'))
+    if get_dist_info()[0] == 0:
+        with atomic_path(osp.join(cfg.work_dir, name)) as temporary:
+            cfg.dump(str(temporary))
+    environment = '\n'.join(f'{key}: {value}' for key, value in collect_env().items())
+    logger.info(f'Environment:\n{environment}')
+    logger.info(f'Config:\n{cfg.pretty_text}')
+    return logger, environment
+
+
+def _build_datasets(cfg):
+    """Data of each entry of the workflow."""
+    datasets = [build_dataset(cfg.data.train)]
+    if len(cfg.workflow) == 2:  # losses on validation data: they need the training pipeline and its annotations
+        train_cfg = cfg.data.train
+        while 'dataset' in train_cfg:
+            train_cfg = train_cfg.dataset
+        datasets.append(build_dataset({**cfg.data.val, 'pipeline': train_cfg.pipeline, 'test_mode': False}))
+    return datasets
 
 
 def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta):
@@ -155,7 +168,7 @@ def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, 
     return runner
 
 
-def _build_train_loader(dataset, cfg, distributed, logger):
+def build_train_loader(dataset, cfg, distributed, logger):
     options = {
         **dict(samples_per_gpu=2, workers_per_gpu=2, num_gpus=1, dist=distributed, seed=cfg.seed),
         **cfg.data.get('train_dataloader', {})
@@ -165,11 +178,11 @@ def _build_train_loader(dataset, cfg, distributed, logger):
                        'a resumed run will not repeat the interrupted one exactly')
     loader = build_dataloader(dataset, **options)
     # mmdet seeds workers alike at every epoch, which repeats the augmentation of each epoch in the next one.
-    loader.worker_init_fn = partial(_seed_worker, rank=get_dist_info()[0])
+    loader.worker_init_fn = partial(seed_worker, rank=get_dist_info()[0])
     return loader
 
 
-def _seed_worker(worker_id, rank):
+def seed_worker(worker_id, rank):
     """Tell the workers of different processes apart; torch has seeded them by epoch and `worker_id` already."""
     words = np.random.SeedSequence([torch.initial_seed(), rank]).generate_state(3)
     random.seed(int(words[0]))

@@ -78,13 +78,13 @@ class AblationPlan:
         Raises:
             ValueError: for arms or cases that are not as said.
         """
-        arms = tuple(self.plan.arms if arms is None else arms)
-        if self.fair not in arms or not set(arms) <= set(self.plan.arms):
-            raise ValueError(f'arms must be of {list(self.plan.arms)}, {self.fair!r} among them, got {list(arms)}')
-        cases = tuple(FailureCase.parse(case) for case in (self.plan.cases if cases is None else cases))
+        arms = tuple(self.arms if arms is None else arms)
+        if self.fair not in arms or not set(arms) <= set(self.arms):
+            raise ValueError(f'arms must be of {list(self.arms)}, {self.fair!r} among them, got {list(arms)}')
+        cases = tuple(FailureCase.parse(case) for case in (self.cases if cases is None else cases))
         if FailureCase() not in cases:
             raise ValueError(f"cases must have 'clean' among them, got {list(map(str, cases))}")
-        return replace(self, arms={name: self.plan.arms[name] for name in arms}, cases=cases)
+        return replace(self, arms={name: self.arms[name] for name in arms}, cases=cases)
 
 
 def load_plan(path):

@@ -9,7 +9,9 @@ from torch import nn
 
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.models.utils.aqr.supervision import routing_targets
-from tests.test_models.test_detectors.test_distributed_step import on_two_processes
+from tests.two_processes import on_two_processes
+
+from ..conftest import randomise
 
 SUPERVISED = dict(enable_aqr=True, aqr_loss_weight=1.0)
 NO_VIEW = np.zeros(6, dtype=bool)
@@ -34,9 +36,9 @@ def losses_of(head, batch, seed=0):
     return head.loss(boxes, labels, outs, metas), outs[0][0].get('routing')
 
 
-def randomise(head, std=0.3, seed=0):
-    torch.manual_seed(seed)
-    nn.init.normal_(head.aqr_router.mlp[-1].weight, std=std)
+def decided(head, std=0.3):
+    """A head whose router has weights off 0.5."""
+    randomise(head.aqr_router, std)
     return head
 
 
@@ -63,7 +65,7 @@ def cross_entropy(routing, metas, head):
 @pytest.mark.parametrize('num_boxes', [(5, 3), (0, 4), (0, 0), (25, 2)], ids=str)
 def test_it_is_the_cross_entropy_of_the_learned_queries(make_head, make_batch, failures, num_boxes):
     """Whatever denoising queries there are: none, with padding, or none for too many boxes."""
-    head = randomise(make_head(**SUPERVISED).train())
+    head = decided(make_head(**SUPERVISED).train())
     batch = with_failures(make_batch(num_boxes), *failures)
     losses, routing = losses_of(head, batch)
     assert losses['loss_aqr'].item() == pytest.approx(cross_entropy(routing, batch[2], head), rel=1e-5)
@@ -75,7 +77,7 @@ def test_denoising_and_padded_queries_do_not_count(make_head, make_batch):
     batch = with_failures(make_batch((5, 3)), AHEAD_ONLY, NO_LIDAR)
     found = []
     for scalar in (0, 3):
-        head = randomise(make_head(scalar=scalar, **SUPERVISED).train())
+        head = decided(make_head(scalar=scalar, **SUPERVISED).train())
         losses, routing = losses_of(head, batch)
         found.append(losses['loss_aqr'].item())
         gradient, = torch.autograd.grad(losses['loss_aqr'], routing.lidar_weights)
@@ -90,7 +92,7 @@ def test_a_neutral_router_starts_at_log_2(make_head, make_batch):
 
 
 def test_graded_failures_give_no_target(make_head, make_batch):
-    head = randomise(make_head(**SUPERVISED).train())
+    head = decided(make_head(**SUPERVISED).train())
     losses, _ = losses_of(head, with_failures(make_batch(), GRADED, GRADED))
     assert losses['loss_aqr'] == 0
     losses['loss_aqr'].backward()
@@ -107,12 +109,12 @@ def test_graded_failures_give_no_target(make_head, make_batch):
 def test_weight(make_head, make_batch):
     """0: no such loss, and no record is needed; otherwise it scales this loss alone."""
     batch = make_batch()
-    off = randomise(make_head(enable_aqr=True).train())
+    off = decided(make_head(enable_aqr=True).train())
     base, _ = losses_of(off, batch)
     assert 'loss_aqr' not in base
     values = []
     for weight in (1.0, 2.5):
-        head = randomise(make_head(**dict(SUPERVISED, aqr_loss_weight=weight)).train())
+        head = decided(make_head(**dict(SUPERVISED, aqr_loss_weight=weight)).train())
         losses, _ = losses_of(head, with_failures(batch, NO_LIDAR, AHEAD_ONLY))
         assert {name: value.item() for name, value in losses.items() if name != 'loss_aqr'} == {
             name: value.item() for name, value in base.items()}
@@ -161,7 +163,7 @@ def test_bad_clip(make_head, enable_aqr):
 # What it teaches
 
 def test_gradients_reach_the_router_from_either_loss_alone(make_head, make_batch):
-    head = randomise(make_head(**SUPERVISED).train())
+    head = decided(make_head(**SUPERVISED).train())
     losses, _ = losses_of(head, with_failures(make_batch(), NO_LIDAR, AHEAD_ONLY))
     routing = losses.pop('loss_aqr')
     parameters = dict(head.aqr_router.named_parameters())
@@ -206,7 +208,7 @@ def test_the_router_learns_where_points_are_gone(make_head, make_batch):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(make_head, make_batch, dtype):
-    head = randomise(make_head(**SUPERVISED).train())
+    head = decided(make_head(**SUPERVISED).train())
     batch = with_failures(make_batch(), NO_LIDAR, AHEAD_ONLY)
     full, _ = losses_of(head, batch)
     with torch.autocast('cpu', dtype=dtype):
@@ -219,7 +221,7 @@ def test_autocast(make_head, make_batch, dtype):
 
 def test_an_overflow_shows_in_the_loss(make_head, make_batch):
     """Features that overflowed to inf: the pass ends in a loss of NaN, by which such a step is refused."""
-    head = randomise(make_head(**SUPERVISED).train())
+    head = decided(make_head(**SUPERVISED).train())
     x, x_img, metas = with_failures(make_batch(), NO_LIDAR, CLEAN)
     x_img[0, 0, 0, 0] = float('inf')
     losses, _ = losses_of(head, (x, x_img, metas))
@@ -230,7 +232,7 @@ def test_an_overflow_shows_in_the_loss(make_head, make_batch):
                          ids=lambda failures: '+'.join(failure.case for failure in failures))
 def test_two_processes_equal_one_with_both_samples(make_head, make_batch, tmp_path, monkeypatch, failures):
     """20 queries with a target in one process and none in the other; gradients are averaged as DDP does."""
-    head = sample_by_sample(randomise(make_head(**SUPERVISED)))
+    head = sample_by_sample(decided(make_head(**SUPERVISED)))
     x, x_img, metas = with_failures(make_batch((3, 3)), *failures)
 
     def gradients(rows):

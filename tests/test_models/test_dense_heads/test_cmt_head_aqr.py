@@ -2,6 +2,8 @@
 import pytest
 import torch
 
+from ..conftest import randomise
+
 BRANCHES = ('center', 'height', 'dim', 'rot', 'vel', 'cls_logits')
 LOCAL = dict(aqr_use_local_bias=True, aqr_local_window_size=dict(lidar=5, camera=5))
 
@@ -14,11 +16,6 @@ def outputs(head, batch):
 
 def largest_change(out, base):
     return max(((out[name] - base[name]).abs().max() / base[name].abs().max()).item() for name in BRANCHES)
-
-
-def randomise(router, std=1.0, seed=0):
-    torch.manual_seed(seed)
-    torch.nn.init.normal_(router.mlp[-1].weight, std=std)
 
 
 @pytest.mark.parametrize('mode', [{}, LOCAL])
@@ -177,8 +174,8 @@ def test_half_precision_on_cpu(make_head, make_batch, train_losses, dtype):
 
 
 @pytest.mark.parametrize('overrides', [dict(aqr_bias_strength=-1.0), dict(aqr_local_window_size=4),
-                                       dict(aqr_weight_map='cubic'), dict(aqr_router=dict(windows=2)), dict(init_cfg=dict(type='Normal')),
-                                       dict(train_cfg=None, test_cfg=None)])
+                                       dict(aqr_weight_map='cubic'), dict(aqr_router=dict(windows=2)),
+                                       dict(init_cfg=dict(type='Normal')), dict(train_cfg=None, test_cfg=None)])
 def test_bad_options(make_head, overrides):
     with pytest.raises(ValueError):
         make_head(enable_aqr=True, **overrides)

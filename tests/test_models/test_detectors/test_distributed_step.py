@@ -6,8 +6,6 @@ division by the number over both samples; with different numbers it is the mean 
 pins down.
 """
 import copy
-import os
-import socket
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from projects.mmdet3d_plugin.apis import distributed
+from tests.two_processes import on_two_processes
 
 from .conftest import AUXILIARY_HEADS
 
@@ -51,22 +50,6 @@ def step(detector, data):
 
 def sample(data, index):
     return {name: value[index:index + 1] for name, value in data.items()}
-
-
-def on_two_processes(function, tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        monkeypatch.setenv('MASTER_PORT', str(free.getsockname()[1]))
-    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
-    torch.multiprocessing.start_processes(_process, (function, tmp_path), nprocs=2, start_method='fork')
-    return [torch.load(tmp_path / f'{rank}.pth', weights_only=False) for rank in range(2)]
-
-
-def _process(rank, function, folder):
-    os.environ.update(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank))
-    assert distributed.init_distributed('pytorch') and dist.get_backend() == 'gloo'
-    torch.save(function(rank), folder / f'{rank}.pth')
-    dist.destroy_process_group()
 
 
 def assert_same(found, expected):

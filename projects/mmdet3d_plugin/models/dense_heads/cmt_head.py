@@ -315,7 +315,7 @@ class CmtHead(BaseModule):
         Returns:
             dict[str, Tensor]: see :class:`SetCriterion`; and ``loss_aqr`` where queries were routed and
             ``aqr_loss_weight`` is not 0. All are NaN if the forward pass was not finite: then loss scalers and
-            AQRMonitorHook refuse the step, in all processes alike.
+            NonFiniteLossHook refuse the step, in all processes alike.
         """
         if not self.train_cfg:
             raise ValueError('train_cfg is None: this head was built for inference and has no losses')

@@ -223,12 +223,12 @@ def check_weight_map(name):
     return name
 
 
-def check_windows(window):
+def check_windows(window, argument='local_window_size'):
     """Return ``dict(lidar=.., camera=..)`` of odd sizes >= 1; raise ValueError naming what is allowed otherwise."""
     sizes = dict(window) if isinstance(window, dict) else dict.fromkeys(MODALITIES, window)
     if set(sizes) != set(MODALITIES):
-        raise ValueError(f'local_window_size as a dict needs exactly the keys {MODALITIES}, got {tuple(sizes)}')
+        raise ValueError(f'{argument} as a dict needs exactly the keys {MODALITIES}, got {tuple(sizes)}')
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
-            raise ValueError(f'local_window_size ({name}) must be an odd integer >= 1, got {size!r}')
+            raise ValueError(f'{argument} ({name}) must be an odd integer >= 1, got {size!r}')
     return sizes

@@ -6,7 +6,9 @@ from projects.mmdet3d_plugin.apis.checkpoint import ROUTER_PREFIX
 from projects.mmdet3d_plugin.models.utils.aqr.bias_strength_per_head import BiasStrengthPerHead
 from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
 from projects.mmdet3d_plugin.models.utils.transformer.attention_recorder import AttentionRecorder
-from tests.test_models.test_dense_heads.test_cmt_head_aqr import LOCAL, largest_change, outputs, randomise
+from tests.test_models.test_dense_heads.test_cmt_head_aqr import LOCAL, largest_change, outputs
+
+from ...conftest import randomise
 
 
 def local_bias(values):

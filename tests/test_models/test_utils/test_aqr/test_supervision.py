@@ -19,7 +19,7 @@ from projects.mmdet3d_plugin.models.utils.aqr.query_projection import QueryProje
 from projects.mmdet3d_plugin.models.utils.aqr.routing_record import RoutingRecord
 from projects.mmdet3d_plugin.models.utils.aqr.supervision import RoutingTargets, routing_loss, routing_targets
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
-from tests.test_models.test_detectors.test_distributed_step import on_two_processes
+from tests.two_processes import on_two_processes
 
 PC_RANGE = [-40.0, -36.0, -5.0, 44.0, 40.0, 5.0]
 BEV_CELL = (1.5, 2.0)  # m

@@ -101,7 +101,7 @@ class AQRWeightGenerator(BaseModule):
         super().__init__()
         if attn_dims % num_heads:
             raise ValueError(f'attn_dims must be divisible by num_heads, got {attn_dims} and {num_heads}')
-        windows = check_windows(dict(lidar=5, camera=15) if windows is None else windows)
+        windows = check_windows(dict(lidar=5, camera=15) if windows is None else windows, 'aqr_router.windows')
         self.lidar_attention = WindowAttention(embed_dims, attn_dims, num_heads, windows['lidar'])
         self.camera_attention = WindowAttention(embed_dims, attn_dims, num_heads, windows['camera'])
         in_dims = embed_dims + 2 * attn_dims
