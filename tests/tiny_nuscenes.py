@@ -18,7 +18,7 @@ from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset
 
 CLASSES = ('car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier', 'motorcycle', 'bicycle', 'pedestrian',
            'traffic_cone')
-# x, y, z (gravity centre), length, width, height, yaw, vx, vy: a ring within the smallest evaluation range, 30 m.
+# x, y, z (gravity center), length, width, height, yaw, vx, vy: a ring within the smallest evaluation range, 30 m.
 BOXES = np.array([[20 * np.cos(angle), 20 * np.sin(angle), 0.0, 2.0, 1.0, 1.5, 0.3, 0.0, 0.0]
                   for angle in np.linspace(0, 2 * np.pi, len(CLASSES), endpoint=False)])
 SCENES = ('scene-0103', 'scene-0916')  # the devkit's mini_val

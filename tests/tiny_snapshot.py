@@ -36,7 +36,7 @@ def project(point, name):
 
 
 def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, failure=None, alpha=5.0):
-    """A snapshot whose parts fit each other; the failure is a FailureRecord of the case."""
+    """A snapshot whose parts agree with each other; the failure is a FailureRecord of the case."""
     rng = np.random.default_rng(seed)
     failure = failure or FailureRecord(case, views_lost=np.zeros(6, dtype=bool))
     low, high = np.array(RANGE[:3]), np.array(RANGE[3:])

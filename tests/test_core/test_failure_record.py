@@ -71,8 +71,8 @@ def test_a_box_counts_with_its_whole_column():
     assert record.lidar_lost(points, margin=0.2).all()
 
 
-def test_the_margin_is_in_metres_of_today():
-    """The scene grows to twice its size: its box, 2 m long, is 4 m long today, and the margin reaches 1 m beyond."""
+def test_the_margin_is_in_meters_after_scaling():
+    """The scene grows to twice its size: its box, once 2 m long, is now 4 m long, and the margin reaches 1 m beyond."""
     record = FailureRecord('case', lost_boxes=np.array([[10., 0, 0, 2, 2, 2, 0]])).moved(np.diag([2., 2, 2, 1]))
     along = torch.tensor([16.9, 17.1, 22.9, 23.1])
     assert record.lidar_lost(torch.stack([along, 0 * along, 0 * along], dim=-1), 1.0).tolist() == [

@@ -29,9 +29,9 @@ def sample(frame_dataset):
 
 
 @pytest.fixture
-def published_config(shared):
+def published_config(upstream):
     """The published 800x320 ResNet-50 config as a new dict."""
-    return ast.literal_eval((shared / 'upstream/cmt_voxel0100_r50_800x320_cbgs.config.txt').read_text())
+    return ast.literal_eval((upstream / 'cmt_voxel0100_r50_800x320_cbgs.config.txt').read_text())
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def write_nuscenes_infos(tmp_path, nuscenes_infos):
 def object_database(tmp_path, sample):
     """A ground-truth database of the real frame in upstream's on-disk form; returns the path of its info file.
 
-    Each object keeps its points relative to the bottom centre of its box, and the crop of one camera that sees all of
+    Each object keeps its points relative to the bottom center of its box, and the crop of one camera that sees all of
     it, or '' where none does.
     """
     root = tmp_path / 'database'

@@ -156,14 +156,14 @@ def write_nuscenes_tables(root, infos, scenes):
             token=token, sample_token=token, ego_pose_token=token, calibrated_sensor_token=token, timestamp=0,
             fileformat='bin', is_key_frame=True, height=0, width=0, filename='', prev='', next=''))
         for i, (box, name) in enumerate(zip(info['gt_boxes'].tolist(), info['gt_names'])):
-            centre = ego2global.rotate(lidar2ego.rotate(box[:3]) + info['lidar2ego_translation'])
-            centre += info['ego2global_translation']
+            center = ego2global.rotate(lidar2ego.rotate(box[:3]) + info['lidar2ego_translation'])
+            center += info['ego2global_translation']
             attribute = CustomNuScenesDataset.DefaultAttribute[name]
             tables['instance'].append(dict(token=f'{token}-{i}', category_token=full_names[name], nbr_annotations=1,
                                            first_annotation_token='', last_annotation_token=''))
             tables['sample_annotation'].append(dict(
                 token=f'{token}-{i}', sample_token=token, instance_token=f'{token}-{i}', visibility_token='',
-                attribute_tokens=[attribute] if attribute else [], translation=list(centre), prev='', next='',
+                attribute_tokens=[attribute] if attribute else [], translation=list(center), prev='', next='',
                 size=[box[4], box[3], box[5]], num_lidar_pts=int(info['num_lidar_pts'][i]), num_radar_pts=0,
                 rotation=list((ego2global * lidar2ego * Quaternion(axis=[0, 0, 1], radians=box[6])).elements)))
     (root / 'v1.0-mini').mkdir()

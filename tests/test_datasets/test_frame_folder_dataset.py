@@ -13,7 +13,7 @@ from mmdet3d.datasets import build_dataloader, build_dataset
 from projects.mmdet3d_plugin.apis import load_config
 from projects.mmdet3d_plugin.datasets import FrameFolderDataset
 from projects.mmdet3d_plugin.datasets.camera_geometry import project
-from projects.mmdet3d_plugin.datasets.frame_folder_dataset import centre_errors
+from projects.mmdet3d_plugin.datasets.frame_folder_dataset import center_errors
 from projects.mmdet3d_plugin.datasets.pipelines.simulate_failure import SimulateFailure
 
 PIPELINE = [
@@ -50,7 +50,7 @@ def points_of(data_info):
 
 
 def test_box_convention_by_counting_points(frame_dataset):
-    """Points inside the boxes are as many as the annotation says; every misreading of the convention fails this."""
+    """Boxes hold as many points as the annotation says; with any misread box convention they would not."""
     data_info = frame_dataset.get_data_info(0)
     annotations, points = data_info['ann_info'], points_of(data_info)
     expected = annotations['num_lidar_pts']
@@ -63,22 +63,22 @@ def test_box_convention_by_counting_points(frame_dataset):
     counts = box_np_ops.points_in_rbbox(points, boxes).sum(0)
     assert share_of_exact_counts(boxes) > 0.85
     np.testing.assert_allclose(counts, expected, rtol=0.1, atol=2)
-    swapped, mirrored, bottom_for_centre = boxes.copy(), boxes.copy(), boxes.copy()
+    swapped, mirrored, bottom_for_center = boxes.copy(), boxes.copy(), boxes.copy()
     swapped[:, 3:5] = boxes[:, [4, 3]]
     mirrored[:, 6] *= -1
-    bottom_for_centre[:, 2] += boxes[:, 5] / 2
+    bottom_for_center[:, 2] += boxes[:, 5] / 2
     assert share_of_exact_counts(swapped) < 0.6
     assert share_of_exact_counts(mirrored) < 0.82
-    assert share_of_exact_counts(bottom_for_centre) < 0.3
+    assert share_of_exact_counts(bottom_for_center) < 0.3
 
 
 def test_points_project_into_the_images(frame_dataset, real_frame):
-    """The frame's own camera boxes are found again: their centres are where lidar2img puts the LiDAR boxes' centres."""
+    """The frame's own camera boxes are found again: their centers are where lidar2img puts the LiDAR boxes' centers."""
     data_info = frame_dataset.get_data_info(0)
-    centres = data_info['ann_info']['gt_bboxes_3d'].gravity_center.numpy()
+    centers = data_info['ann_info']['gt_bboxes_3d'].gravity_center.numpy()
     found = total = 0
     for name, matrix in zip(frame_dataset.data_infos[0]['images'], data_info['lidar2img']):
-        pixels, depth = project(centres, matrix)
+        pixels, depth = project(centers, matrix)
         for instance in frame_dataset.data_infos[0]['cam_instances'][name]:
             total += 1
             near = (np.linalg.norm(pixels - instance['center_2d'], axis=1) < 5) & (abs(depth - instance['depth']) < 0.5)
@@ -89,7 +89,7 @@ def test_points_project_into_the_images(frame_dataset, real_frame):
     for matrix in data_info['lidar2img']:
         pixels, _ = project(points, matrix)
         views += ((pixels >= 0) & (pixels < [1600, 900])).all(axis=1)
-    assert views.max() == 2  # neighbouring views overlap, others do not
+    assert views.max() == 2  # only neighboring views overlap
     assert 0.5 < (views > 0).mean() < 0.7
 
 
@@ -297,7 +297,7 @@ def test_formatted_results(frame_dataset, tmp_path):
     assert frame['sample'] == frame_dataset.get_data_info(0)['sample_idx']
     assert [(record['label'], record['score']) for record in frame['detections']] == list(
         zip(truth['gt_names'][:2], [0.5, 0.25]))
-    np.testing.assert_allclose(frame['detections'][1]['centre'], truth['gt_bboxes_3d'].gravity_center[1], rtol=1e-6)
+    np.testing.assert_allclose(frame['detections'][1]['center'], truth['gt_bboxes_3d'].gravity_center[1], rtol=1e-6)
     with pytest.raises(ValueError, match='one entry for each of the 1 frames, got 0'):
         frame_dataset.format_results([], jsonfile_prefix=f'{tmp_path}/none')
 
@@ -315,7 +315,7 @@ def test_evaluation(frame_dataset):
 
     metrics = frame_dataset.evaluate([detections(boxes, labels, scores)])
     assert metrics == dict(
-        recall=1., mean_centre_error=pytest.approx(0, abs=1e-6), num_gt=asked.sum(), num_detections=68)
+        recall=1., mean_center_error=pytest.approx(0, abs=1e-6), num_gt=asked.sum(), num_detections=68)
     assert all(type(value) is float for value in metrics.values())
     # plain results, without pts_bbox; a metric as tools/test.py --eval gives it
     assert frame_dataset.evaluate([detections(boxes, labels, scores)['pts_bbox']], metric=['bbox']) == metrics
@@ -323,7 +323,7 @@ def test_evaluation(frame_dataset):
     shifted = boxes.clone()
     shifted[:, 1] += 0.25
     metrics = frame_dataset.evaluate([detections(shifted, labels, scores)])
-    assert metrics['mean_centre_error'] <= 0.2501 and metrics['recall'] > 0.95
+    assert metrics['mean_center_error'] <= 0.2501 and metrics['recall'] > 0.95
 
     wrong = frame_dataset.evaluate([detections(boxes, (labels + 1) % 10, scores)])
     assert wrong['recall'] < 0.1
@@ -338,7 +338,7 @@ def test_evaluation(frame_dataset):
     assert frame_dataset.evaluate([reversed_], max_detections=int(high.sum())) == limited
 
     nothing = frame_dataset.evaluate([detections(boxes[:0], labels[:0], scores[:0])])
-    assert nothing['recall'] == 0 and np.isnan(nothing['mean_centre_error'])
+    assert nothing['recall'] == 0 and np.isnan(nothing['mean_center_error'])
     assert np.isnan(frame_dataset.evaluate([detections(boxes, labels, scores)], min_lidar_points=10**6)['recall'])
     with pytest.raises(ValueError, match='one entry for each of the 1 frames, got 0'):
         frame_dataset.evaluate([])
@@ -346,7 +346,7 @@ def test_evaluation(frame_dataset):
         frame_dataset.evaluate([detections(boxes, labels, scores)], metric='mAP')
 
 
-@pytest.mark.parametrize('centres, labels, expected', [
+@pytest.mark.parametrize('centers, labels, expected', [
     ([[1, 0]], [0], [1, np.nan]),
     ([[4.6, 0]], [0], [np.nan, 0.4]),
     ([[4.6, 0], [4.9, 0]], [0, 0], [np.nan, 0.4]),  # the second comes too late, and the other box is too far away
@@ -356,14 +356,14 @@ def test_evaluation(frame_dataset):
     ([[np.nan, np.nan]], [0], [np.nan, np.nan]),
     ([], [], [np.nan, np.nan]),
 ])
-def test_claiming_order(centres, labels, expected):
-    gt_centres, gt_labels = np.array([[0., 0, 7], [5., 0, 0]]), np.array([0, 0])  # distance in BEV: height is ignored
-    errors = centre_errors(np.array(centres, float).reshape(-1, 2), np.array(labels), gt_centres, gt_labels, 2.0)
+def test_claiming_order(centers, labels, expected):
+    gt_centers, gt_labels = np.array([[0., 0, 7], [5., 0, 0]]), np.array([0, 0])  # distance in BEV: height is ignored
+    errors = center_errors(np.array(centers, float).reshape(-1, 2), np.array(labels), gt_centers, gt_labels, 2.0)
     np.testing.assert_allclose(errors, expected)
 
 
 def test_repetitions_meet_failures_of_their_own(repo_root, real_frame):
-    """One epoch of the config on one frame has every case of its mixture, drawn alike by whoever loads it."""
+    """One epoch of the config on one frame has every case of its mixture, the same in any order of loading."""
     config = load_config(repo_root / 'configs/cmt_aqr_real_frame_failures.py',
                          {'data.train.data_root': str(real_frame)}).data.train
     dataset = build_dataset(config)

@@ -206,7 +206,7 @@ def test_the_published_pipeline_pastes_from_it(synthetic_nuscenes, repo_root):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_it_goes_on_after_sigkill(few_infos, tmp_path, workers):
-    """Killed in the third sample: no index; the next run writes what is missing, and all is as if nothing had been."""
+    """Killed in the third sample: no index. The next run writes what is missing; the result is that of a single run."""
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     create_gt_database(few_infos, whole)
 
@@ -259,7 +259,7 @@ def test_a_complete_database_is_kept_and_another_info_file_replaces_it(few_infos
 def test_remains_of_another_info_file_are_not_used(few_infos, tmp_path, monkeypatch):
     out, content = tmp_path / 'out', pickle.loads(few_infos.read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr(gt_database, '_merge', _interrupt)
+        patch.setattr(Path, 'rename', _interrupt)  # of the finished folder
         with pytest.raises(KeyboardInterrupt):
             create_gt_database(few_infos, out)
     moved = [dict(info, gt_boxes=info['gt_boxes'] + [0.1, 0, 0, 0, 0, 0, 0]) for info in content['infos']]

@@ -73,20 +73,20 @@ def test_train_pipeline_repeats_with_the_seed(published_data):
 
 
 def test_every_augmentation_keeps_points_on_their_pixels(published_data, frame_dataset):
-    """The whole chain: box centres found in the original images and in the augmented ones match by the image matrix."""
+    """The whole chain: box centers found in the original images and in the augmented ones match by the image matrix."""
     pipeline = [t for t in published_data['train']['dataset']['pipeline']
                 if t['type'] not in ('UnifiedObjectSample', 'ModalMask3D', 'ObjectRangeFilter', 'ObjectNameFilter')]
     np.random.seed(11)
     dataset = build_dataset(dict(published_data['train']['dataset'], pipeline=pipeline))
     data_info = dataset.get_data_info(0)
-    centres = data_info['ann_info']['gt_bboxes_3d'].gravity_center.numpy().astype(np.float64)
+    centers = data_info['ann_info']['gt_bboxes_3d'].gravity_center.numpy().astype(np.float64)
     sample = dataset[0]
     meta = sample['img_metas'].data
     moved = meta['gt_bboxes_3d'].data.gravity_center.numpy()
-    assert len(moved) == len(centres) and np.abs(moved - centres).max() > 1
+    assert len(moved) == len(centers) and np.abs(moved - centers).max() > 1
     views = 0
     for original, augmented in zip(data_info['lidar2img'], meta['lidar2img']):
-        pixels, depth = project(centres, original)
+        pixels, depth = project(centers, original)
         new_pixels, new_depth = project(moved, augmented)
         front = depth > 2
         if front.sum() < 3:

@@ -49,7 +49,7 @@ def names(results):
 
 
 def inside(points, box):
-    """(N,) whether points (N, >= 3) lie in a box of bottom centre, l, w, h, yaw: its directions written out."""
+    """(N,) whether points (N, >= 3) lie in a box of bottom center, l, w, h, yaw: its directions written out."""
     x, y, z = (np.asarray(points)[:, :3].astype(float) - box[:3]).T
     forward, left = (math.cos(box[6]), math.sin(box[6])), (-math.sin(box[6]), math.cos(box[6]))
     return (np.abs(x * forward[0] + y * forward[1]) <= box[3] / 2) & (0 <= z) & (z <= box[5]) \
@@ -104,7 +104,7 @@ def test_names(case, parameters):
     'object_failure:nan', 'frame_object_failure:-1', 'beams:5', 'beams:32', 'beams:8.0', 'beams:', 'calibration:0',
     'calibration:-1', 'calibration:181', 'calibration:nan', 'calibration:inf', 'fov:60,beams:4', None, 3])
 def test_mistakes_name_what_is_allowed(case):
-    with pytest.raises(ValueError, match='allowed: clean, lidar_drop') as error:
+    with pytest.raises(ValueError, match='allowed: clean, camera_drop, view_drop') as error:
         FailureCase.parse(case)
     assert repr(case) in str(error.value) and case_help() in str(error.value)
 
@@ -494,5 +494,5 @@ def test_objects_of_the_real_frame(sample):
             assert left <= 1  # rounding at a face
             emptied += count > 1
         else:
-            assert left > 0.8 * count - 2  # neighbours may reach into it
+            assert left > 0.8 * count - 2  # neighbors may reach into it
     assert emptied > 10

@@ -25,7 +25,7 @@ from projects.mmdet3d_plugin.synthetic.sensors import (
     CAMERA_NAMES,
     Camera,
     Mount,
-    _camera_windows,
+    camera_windows,
     draw_cameras,
     photograph,
 )
@@ -106,7 +106,7 @@ def test_visibility_and_attributes_are_those_of_the_world(nusc):
         for camera in cameras.values():
             mount = ego_mount(world, 0.0) @ camera.mount
             directions = (camera.directions() @ mount.rotation.T).astype(np.float32)
-            windows = _camera_windows(camera, mount, boxes)
+            windows = camera_windows(camera, mount, boxes)
             seen = cast_rays(mount.position, directions, boxes, windows).box
             np.add.at(shown, boxes.owners[seen[seen >= 0]], 1)
             for index in objects:
@@ -172,7 +172,7 @@ def test_lidar_points_on_a_box_project_onto_its_silhouette(nusc):
             mount = ego_mount(world, 0.0) @ camera.mount
             boxes = world.boxes(0.0)
             hits = cast_rays(mount.position, (camera.directions() @ mount.rotation.T).astype(np.float32), boxes,
-                             _camera_windows(camera, mount, boxes))
+                             camera_windows(camera, mount, boxes))
             for box in lidar_boxes:
                 if box.token not in camera_boxes:
                     continue
@@ -194,7 +194,7 @@ def test_lidar_points_on_a_box_project_onto_its_silhouette(nusc):
                 checked += len(depth)
                 agreed += ((shown == owner) | hidden).sum()
     assert checked > 3000
-    assert agreed / checked > 0.93  # the rest lies on edges: a pixel's centre is not the point
+    assert agreed / checked > 0.93  # the rest lies on edges: a pixel's center is not the point
 
 
 def through_global(nusc, source, target, points):
@@ -244,9 +244,9 @@ def test_ground_truth_as_prediction_is_perfect(nusc, tmp_path):
 def test_shifted_ground_truth_scores_by_distance(nusc, tmp_path, shift, expected):
     """A match needs a distance on the ground below 0.5, 1, 2 and 4 m; upwards a shift is free."""
     metrics = evaluate(nusc, np.array([0.6 * shift, 0.8 * shift, 2.0]), tmp_path)
-    assert metrics['mean_ap'] == pytest.approx(expected, abs=0.03)  # a neighbour within reach may take a match
+    assert metrics['mean_ap'] == pytest.approx(expected, abs=0.03)  # a neighbor within reach may take a match
     assert 0.95 * shift < metrics['tp_errors']['trans_err'] < shift + 1e-6
-    assert metrics['tp_errors']['scale_err'] < 0.1  # sizes are right but for those neighbours'
+    assert metrics['tp_errors']['scale_err'] < 0.1  # sizes are right but for those neighbors'
 
 
 def test_images_show_the_world_where_the_tables_say(nusc):

@@ -8,10 +8,10 @@ from projects.mmdet3d_plugin.synthetic.ray_casting import Boxes, cast_rays
 from projects.mmdet3d_plugin.synthetic.sensors import (
     CAMERA_NAMES,
     LIDAR_ELEVATIONS,
-    _camera_windows,
-    _lidar_windows,
+    camera_windows,
     draw_cameras,
     lidar_mount,
+    lidar_windows,
 )
 from projects.mmdet3d_plugin.synthetic.world import World, yaw_matrix
 
@@ -87,11 +87,11 @@ def test_windows_lose_no_hit(sensor):
         elevation = LIDAR_ELEVATIONS[:, None]
         directions = np.stack(np.broadcast_arrays(np.cos(elevation) * np.cos(azimuth),
                                                   np.cos(elevation) * np.sin(azimuth), np.sin(elevation)), axis=-1)
-        windows = _lidar_windows(mount, boxes, 90)
+        windows = lidar_windows(mount, boxes, 90)
     else:
         camera = draw_cameras(np.random.default_rng(0), 64, 36)[sensor]
         mount = ego_mount(world, 1.0) @ camera.mount
-        directions, windows = camera.directions(), _camera_windows(camera, mount, boxes)
+        directions, windows = camera.directions(), camera_windows(camera, mount, boxes)
     directions = (directions @ mount.rotation.T).astype(np.float32)
     found = cast_rays(mount.position, directions, boxes, windows)
     expected = cast_rays(mount.position, directions, boxes, everything(directions.shape[:2], len(boxes)))

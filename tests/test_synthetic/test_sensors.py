@@ -38,7 +38,7 @@ def front_picture(world):
     return image.astype(float), inside
 
 
-def test_an_objects_colour_lies_where_it_projects():
+def test_an_objects_color_lies_where_it_projects():
     image, inside = front_picture(world_with_a_box())
     redness = image[..., 0] / image[..., 2].clip(1)
     assert redness[inside].min() > 4 and np.median(redness[~inside]) < 1.2
@@ -55,7 +55,7 @@ def test_light_changes_what_cameras_see(change, brighter):
     assert ratio > 1.2 if brighter else ratio < 0.8
 
 
-def test_fog_hides_colours_with_distance():
+def test_fog_hides_colors_with_distance():
     def redness(distance, fog):
         image, inside = front_picture(world_with_a_box(distance, fog=fog))
         return (image[inside][:, 0] / image[inside][:, 2]).mean()

@@ -74,4 +74,4 @@ def test_edges_and_bottom_follow_the_corner_order_of_mmdet3d():
     assert all(np.count_nonzero(corners[a] != corners[b]) == 1 for a, b in EDGES)
     assert len({tuple(edge) for edge in EDGES.tolist()}) == 12
     assert (corners[BOTTOM, 2] == corners[:, 2].min()).all()
-    assert (corners[BOTTOM[2:], 0] == corners[:, 0].max()).all()  # the front, towards +x at yaw 0
+    assert (corners[BOTTOM[2:], 0] == corners[:, 0].max()).all()  # the front, toward +x at yaw 0

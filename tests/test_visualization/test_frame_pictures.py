@@ -17,7 +17,7 @@ def boxes(*rows):
 
 
 def where(path, color):
-    """Relative (x, y) positions in [0, 1] of the pixels of one colour, (N, 2)."""
+    """Relative (x, y) positions in [0, 1] of the pixels of one color, (N, 2)."""
     image = imread(str(path), channel_order='rgb')
     rows, columns = np.nonzero((np.abs(image.astype(int) - color) < 12).all(axis=-1))
     return np.stack([columns / image.shape[1], rows / image.shape[0]], axis=1)

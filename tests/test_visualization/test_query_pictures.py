@@ -70,7 +70,7 @@ def test_maps_of_bias_and_attention(local):
 
 def test_titles_say_where_attention_goes():
     snapshot = make_snapshot(local=True)
-    bias, without, with_bias = (part._suptitle.get_text() for part in query_figure(snapshot, QUERY).subfigs)
+    bias, without, with_bias = (part.get_suptitle() for part in query_figure(snapshot, QUERY).subfigs)
     biased, unbiased = (part[0, :42].sum() for part in snapshot.attention([QUERY]))
     assert without == f'attention without the bias, layer 2: LiDAR {unbiased:.1%}, cameras {1 - unbiased:.1%}'
     assert with_bias == f'attention with the bias, layer 2: LiDAR {biased:.1%}, cameras {1 - biased:.1%}'

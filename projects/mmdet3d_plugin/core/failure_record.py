@@ -8,17 +8,17 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class FailureRecord:
-    """Where the sensors of one sample were lost (design sections 6 and 7).
+    """Where the sensors of one sample were lost (docs/design.md, "Supervision" and "Sensor failures").
 
-    Places are kept in the LiDAR frame in which the failure struck. Augmentations that move the scene afterwards only
-    add to ``motion``, and places are looked up by moving the question back, which is exact for any affine motion.
+    Places are kept in the LiDAR frame in which the failure struck. Augmentations that move the scene afterward only
+    add to ``motion``. To ask about a place, it is moved back into that frame, which is exact for any affine motion.
 
     Attributes:
         case: name of what was simulated, see ``FailureCase``; 'clean' for nothing.
         seed: with the sample's token and the case it determines the failure.
         lidar_everywhere: all points are gone.
         field_of_view: degrees to either side of forward (+y) beyond which points are gone, None for no limit.
-        lost_boxes: (n, 7) boxes (gravity centre, l, w, h, yaw; m, rad) whose points are gone.
+        lost_boxes: (n, 7) boxes (gravity center, l, w, h, yaw; m, rad) whose points are gone.
         views_lost: (V,) bool, views without an image; None for a sample without cameras.
         is_graded: a sensor got worse without a place where it is lost (fewer beams, wrong calibration).
         details: plain values that say what was done, for logs: numbers of points, degrees.
@@ -79,7 +79,7 @@ class FailureRecord:
             boxes = torch.as_tensor(self.lost_boxes, dtype=undo.dtype, device=points.device)  # (n, 7)
             dx, dy = x.unsqueeze(-1) - boxes[:, 0], y.unsqueeze(-1) - boxes[:, 1]  # (..., n)
             cos, sin = boxes[:, 6].cos(), boxes[:, 6].sin()
-            # A scaled scene has scaled boxes; the margin is in metres of today.
+            # In a scaled scene the lost boxes are scaled, too; the margin counts in meters after scaling.
             margin = margin / abs(np.linalg.det(self.motion[:3, :3])) ** (1 / 3)
             along, across = (dx * cos + dy * sin).abs(), (dy * cos - dx * sin).abs()
             inside = (along <= boxes[:, 3] / 2 + margin) & (across <= boxes[:, 4] / 2 + margin)
@@ -87,7 +87,7 @@ class FailureRecord:
         return lost
 
     def cameras_lost(self, seen):
-        """Places that views see, all of which are lost.
+        """Places that some view sees and all whose views are lost.
 
         Args:
             seen (Tensor): (..., V) bool, the view sees the place.

@@ -1,6 +1,6 @@
 """Matrices between the LiDAR frame, the camera frames and their images; all float64.
 
-Names and directions: ``lidar2cam`` (4, 4) takes homogeneous LiDAR coordinates (x, y, z, 1) in metres to camera
+Names and directions: ``lidar2cam`` (4, 4) takes homogeneous LiDAR coordinates (x, y, z, 1) in meters to camera
 coordinates, ``cam_intrinsic`` (4, 4) takes these to (u * depth, v * depth, depth, 1) with u, v in pixels, and
 ``lidar2img = cam_intrinsic @ lidar2cam``. Pixel coordinates are continuous: the pixel in row i, column j covers
 [j, j + 1) x [i, i + 1).
@@ -42,12 +42,12 @@ def project(points, lidar2img):
     """Project LiDAR points into one image.
 
     Args:
-        points (np.ndarray): (..., 3), metres.
+        points (np.ndarray): (..., 3), meters.
         lidar2img (np.ndarray): (4, 4).
 
     Returns:
         tuple[np.ndarray, np.ndarray]: pixels (u, v) (..., 2), NaN for points that are not in front of the camera, and
-        depth (...), metres.
+        depth (...), meters.
     """
     lidar2img = np.asarray(lidar2img, dtype=np.float64)
     scaled = np.asarray(points, dtype=np.float64) @ lidar2img[:3, :3].T + lidar2img[:3, 3]
@@ -58,10 +58,10 @@ def project(points, lidar2img):
 
 
 def follow_lidar_motion(results, motion):
-    """Keep calibration and failure record true after the LiDAR frame's content was moved by ``motion`` (4, 4).
+    """Keep calibration and failure record correct after the scene was moved in the LiDAR frame by ``motion`` (4, 4).
 
-    A moved point must project to where it projected before, so ``lidar2img`` and ``lidar2cam`` are followed by the
-    inverse motion. Both lists are replaced, never written to; a sample without cameras has neither.
+    A moved point must project to where it projected before, so ``lidar2img`` and ``lidar2cam`` first undo the motion.
+    Both lists are replaced, never written to; a sample without cameras has neither.
     """
     if 'failure' in results:
         results['failure'] = results['failure'].moved(motion)

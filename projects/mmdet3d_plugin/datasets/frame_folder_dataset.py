@@ -45,8 +45,8 @@ class FrameFolderDataset(Custom3DDataset):
             (NaN) becomes 0.
         min_lidar_points (int): Leave out boxes with fewer LiDAR points than this.
         load_failure_boxes (bool): See :class:`CustomNuScenesDataset`.
-        repeat (int): In training, how often an epoch has all frames; samples then say which time it is (``repetition``,
-            from 0), so that ``SimulateFailure`` draws anew each time.
+        repeat (int): In training, how many times an epoch contains each frame. If more than once, samples have their
+            ``repetition`` (from 0), so that ``SimulateFailure`` draws anew each time.
 
     Raises:
         FileNotFoundError: if the directory, the info file, or a file that it names does not exist.
@@ -142,7 +142,7 @@ class FrameFolderDataset(Custom3DDataset):
             if annotated or not self.CLASSES:
                 raise ValueError(f'{self.ann_file} lacks metainfo.categories, which ' + (
                     f'name the labels of the instances of frame {annotated[0]}' if annotated else
-                    'are the classes where no classes are given'))
+                    'must list the classes where no classes are given'))
             categories = {}
         else:
             unknown = sorted(set(self.CLASSES) - set(categories))
@@ -192,7 +192,7 @@ class FrameFolderDataset(Custom3DDataset):
         return info.get('token', info.get('sample_idx', str(index)))
 
     def has_ground_truth(self, index):
-        """Whether a frame was annotated; it may have been found empty."""
+        """Whether a frame was annotated, even if no object was found in it."""
         return self.data_infos[index].get('instances') is not None
 
     def get_ann_info(self, index):
@@ -205,7 +205,7 @@ class FrameFolderDataset(Custom3DDataset):
         Raises:
             ValueError: if the frame has no ground truth.
         """
-        used = [(label, instance) for label, instance in self._labelled_instances(index) if label != _NOT_USED]
+        used = [(label, instance) for label, instance in self._labeled_instances(index) if label != _NOT_USED]
         instances = [instance for _, instance in used]
         labels = np.array([label for label, _ in used], dtype=np.int64)
         boxes = np.array([instance['bbox_3d'] for instance in instances], dtype=np.float32).reshape(-1, 7)
@@ -219,7 +219,7 @@ class FrameFolderDataset(Custom3DDataset):
             gt_names=np.array(self.CLASSES)[labels],
             num_lidar_pts=np.array([_lidar_point_count(instance) for instance in instances], dtype=np.int64))
 
-    def _labelled_instances(self, index):
+    def _labeled_instances(self, index):
         """Pairs (label or -1, instance) of a frame's annotations that have enough LiDAR points."""
         if not self.has_ground_truth(index):
             raise ValueError(f'frame {index} of {self.ann_file} has no ground truth: it lacks instances')
@@ -229,27 +229,27 @@ class FrameFolderDataset(Custom3DDataset):
 
     def get_cat_ids(self, index):
         """Labels that occur in a frame; the class-balancing dataset wrappers ask for them."""
-        return sorted({label for label, _ in self._labelled_instances(index)} - {_NOT_USED})
+        return sorted({label for label, _ in self._labeled_instances(index)} - {_NOT_USED})
 
     def evaluate(self, results, metric='bbox', logger=None, max_distance=2.0, min_lidar_points=5, score_thr=0.0,
                  max_detections=300):
-        """Recall of ground-truth boxes and how far the found centres are off.
+        """Recall of ground-truth boxes and how far the found centers are off.
 
         In every frame detections claim, in the order of their scores, the nearest box of their class that is still
-        free and whose centre is at most ``max_distance`` away in BEV (the matching of the nuScenes benchmark).
+        free and whose center is at most ``max_distance`` away in BEV (the matching of the nuScenes benchmark).
 
         Args:
             results (list[dict]): One per frame, ``boxes_3d``, ``scores_3d`` and ``labels_3d``, or these under
                 ``pts_bbox``.
             metric (str | list[str]): Only 'bbox'.
             logger (logging.Logger | str | None): Where the result is printed.
-            max_distance (float): Metres.
-            min_lidar_points (int): Only ground truth with at least so many LiDAR points is asked for.
+            max_distance (float): Meters.
+            min_lidar_points (int): Only ground truth with at least this many LiDAR points counts.
             score_thr (float): Detections with a lower score are ignored.
-            max_detections (int): Only so many detections per frame, those with the highest scores, are looked at.
+            max_detections (int): Only this many detections per frame count, those with the highest scores.
 
         Returns:
-            dict[str, float]: ``recall`` in [0, 1], ``mean_centre_error`` (m, over the boxes found), ``num_gt``,
+            dict[str, float]: ``recall`` in [0, 1], ``mean_center_error`` (m, over the boxes found), ``num_gt``,
             ``num_detections`` (that passed both limits, mean per frame). Recall and error are NaN where there is
             nothing to average.
 
@@ -265,24 +265,24 @@ class FrameFolderDataset(Custom3DDataset):
             truth = self.get_ann_info(index)
             if min_lidar_points > 0 and (truth['num_lidar_pts'] == _UNKNOWN).any():
                 raise ValueError(f'evaluate(min_lidar_points={min_lidar_points}) needs num_lidar_pts of each instance, '
-                                 f'frame {index} of {self.ann_file} lacks it; min_lidar_points=0 does without')
-            asked = truth['num_lidar_pts'].clip(min=0) >= min_lidar_points
-            centres, labels = _best_detections(result.get('pts_bbox', result), score_thr, max_detections)
-            num_detections += len(centres)
-            # matched with all boxes: the detection of a box that is not asked for must not claim its neighbour
+                                 f'frame {index} of {self.ann_file} lacks it; with min_lidar_points=0 it is not needed')
+            counted = truth['num_lidar_pts'].clip(min=0) >= min_lidar_points
+            centers, labels = _best_detections(result.get('pts_bbox', result), score_thr, max_detections)
+            num_detections += len(centers)
+            # Matched with all boxes: the detection of a box that does not count must not claim one that does.
             errors.append(
-                centre_errors(centres, labels, truth['gt_bboxes_3d'].gravity_center.numpy(), truth['gt_labels_3d'],
-                              max_distance)[asked])
+                center_errors(centers, labels, truth['gt_bboxes_3d'].gravity_center.numpy(), truth['gt_labels_3d'],
+                              max_distance)[counted])
         errors = np.concatenate(errors)
         found = np.isfinite(errors)
         summary = dict(
             recall=float(found.mean()) if len(errors) else float('nan'),
-            mean_centre_error=float(errors[found].mean()) if found.any() else float('nan'),
+            mean_center_error=float(errors[found].mean()) if found.any() else float('nan'),
             num_gt=float(len(errors)),
             num_detections=num_detections / len(self))
         print_log(
             f'{found.sum()} of {len(errors)} boxes with >= {min_lidar_points} LiDAR points found within '
-            f"{max_distance} m: recall {summary['recall']:.3f}, mean centre error {summary['mean_centre_error']:.3f} m",
+            f"{max_distance} m: recall {summary['recall']:.3f}, mean center error {summary['mean_center_error']:.3f} m",
             logger)
         return summary
 
@@ -315,22 +315,22 @@ class FrameFolderDataset(Custom3DDataset):
             raise ValueError(f'results must have one entry for each of the {len(self)} frames, got {len(results)}')
 
 
-def centre_errors(centres, labels, gt_centres, gt_labels, max_distance):
+def center_errors(centers, labels, gt_centers, gt_labels, max_distance):
     """BEV distance (m) of each ground-truth box to the detection that claims it, NaN where none does.
 
     Args:
-        centres (np.ndarray): (D, 2 or 3) centres of detections, highest score first.
+        centers (np.ndarray): (D, 2 or 3) centers of detections, highest score first.
         labels (np.ndarray): (D,) their classes.
-        gt_centres (np.ndarray): (G, 2 or 3).
+        gt_centers (np.ndarray): (G, 2 or 3).
         gt_labels (np.ndarray): (G,).
-        max_distance (float): Metres.
+        max_distance (float): Meters.
 
     Returns:
         np.ndarray: (G,).
     """
-    errors = np.full(len(gt_centres), np.nan)
-    for centre, label in zip(centres, labels):
-        distances = np.linalg.norm(gt_centres[:, :2] - centre[:2], axis=1)  # (G,)
+    errors = np.full(len(gt_centers), np.nan)
+    for center, label in zip(centers, labels):
+        distances = np.linalg.norm(gt_centers[:, :2] - center[:2], axis=1)  # (G,)
         distances[(gt_labels != label) | np.isfinite(errors)] = np.inf
         if distances.min(initial=np.inf) <= max_distance:
             errors[distances.argmin()] = distances.min()
@@ -343,7 +343,7 @@ def _lidar_point_count(instance):
 
 
 def _best_detections(detections, score_thr, max_detections):
-    """Centres (D, 3) and labels (D,) of the detections that count, highest score first."""
+    """Centers (D, 3) and labels (D,) of the detections that count, highest score first."""
     scores = detections['scores_3d'].cpu().numpy()
     order = np.argsort(-scores, kind='stable')[:max_detections]
     order = order[scores[order] >= score_thr]

@@ -40,7 +40,7 @@ def create_gt_database(info_file, out_dir, prefix='nuscenes', sweeps_num=10, wor
 
     Returns:
         Path: the index, ``{class name: [record, ...]}``. A record has ``name``, ``path`` (points, float32 (P, 5):
-        x, y, z relative to the bottom centre, intensity, time lag in s), ``image_path`` (crop, '' where no camera has
+        x, y, z relative to the bottom center, intensity, time lag in s), ``image_path`` (crop, '' where no camera has
         the whole box in front of it and a large enough part of it in the image), ``image_crop_key`` (name of that
         camera), ``image_crop_depth`` (m), ``image_idx`` (token of the sample), ``gt_idx``, ``box3d_lidar`` (9,),
         ``num_points_in_gt``, ``difficulty`` (0) and ``group_id``.
@@ -61,7 +61,7 @@ def create_gt_database(info_file, out_dir, prefix='nuscenes', sweeps_num=10, wor
         pass
     records = _merge([mmcv.load(str(samples.record_file(token))) for token in samples.tokens], database)
 
-    index.unlink(missing_ok=True)  # from here on the previous database is none
+    index.unlink(missing_ok=True)  # a database without its index does not count: the previous one is gone from here on
     if database.exists():
         shutil.rmtree(database)
     partial.rename(database)
@@ -76,13 +76,13 @@ def best_crops(corners, lidar2img, image_sizes):
     """Choose for every box the camera that shows the largest share of it, among equals the one that shows it largest.
 
     Args:
-        corners (np.ndarray): (G, 8, 3), LiDAR frame, metres.
+        corners (np.ndarray): (G, 8, 3), LiDAR frame, meters.
         lidar2img (Sequence[np.ndarray]): V (4, 4).
         image_sizes (Sequence[tuple]): V (width, height), pixels.
 
     Returns:
         tuple[np.ndarray, np.ndarray, np.ndarray]: camera (G,), -1 for none; its rectangle (G, 4) in whole pixels inside
-        the image (left, top, right, bottom; right and bottom exclusive); mean depth of the corners (G,), metres.
+        the image (left, top, right, bottom; right and bottom exclusive); mean depth of the corners (G,), meters.
     """
     projected = [project(corners, matrix) for matrix in lidar2img]
     pixels, depth = (np.stack(parts) for parts in zip(*projected))  # (V, G, 8, 2), (V, G, 8)
@@ -159,7 +159,7 @@ def _merge(records_of_samples, database):
 
 
 def _source(folder):
-    """What a database folder was or is being made from; None where nothing is."""
+    """What a database folder was or is being made from; None if there is no such folder."""
     path = folder / SOURCE
     return json.loads(path.read_text()) if path.exists() else None
 

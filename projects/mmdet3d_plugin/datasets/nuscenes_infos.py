@@ -2,7 +2,7 @@
 
 mmdetection3d's own converter is a script in a hidden folder of its package, not a function to call: it writes beside
 the data and not atomically, counts scenes of no split as validation, and moves every box into all six cameras to get at
-a file name. It serves as the oracle of the tests: the records are equal.
+a file name. The tests compare with it: the records are equal.
 """
 from contextlib import ExitStack
 from pathlib import Path
@@ -88,7 +88,7 @@ def sample_info(nusc, sample, max_sweeps, with_annotations=True):
         ``timestamp``, ``sensor2ego_*``, ``ego2global_*`` (of their own moment), ``sensor2lidar_rotation`` (3, 3) and
         ``sensor2lidar_translation`` (3,): coordinates in the keyframe's LiDAR frame are ``rotation @ p +
         translation``; cameras have ``cam_intrinsic`` (3, 3), too. With annotations, for G boxes: ``gt_boxes`` (G, 7)
-        (LiDAR frame: gravity centre, l, w, h in m, yaw in radians), ``gt_names`` (G,) (detection class, or the
+        (LiDAR frame: gravity center, l, w, h in m, yaw in radians), ``gt_names`` (G,) (detection class, or the
         category where it belongs to none), ``gt_velocity`` (G, 2) (m/s, LiDAR frame, NaN where unknown),
         ``num_lidar_pts``, ``num_radar_pts`` (G,), ``valid_flag`` (G,) (any LiDAR or radar point).
     """

@@ -14,8 +14,8 @@ class UnifiedDataBaseSampler(DataBaseSampler):
     """Sample ground-truth objects with their points and their image crops from a database on disk.
 
     The database is a pickle ``{class name: [record, ...]}`` (load only files that you trust: unpickling runs code). A
-    record has ``name``, ``path`` (points, float32 .bin, relative to the bottom centre of the box), ``image_path``
-    (crop, .png; '' where no camera saw the object), ``box3d_lidar`` (x, y, z of the bottom centre, l, w, h, yaw, and
+    record has ``name``, ``path`` (points, float32 .bin, relative to the bottom center of the box), ``image_path``
+    (crop, .png; '' where no camera saw the object), ``box3d_lidar`` (x, y, z of the bottom center, l, w, h, yaw, and
     vx, vy where the dataset has velocities), ``num_points_in_gt`` and ``difficulty``.
 
     Args:
@@ -62,7 +62,7 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         """Draw objects of every class until each has its number of ``sample_groups`` (times ``rate``).
 
         Args:
-            gt_bboxes (np.ndarray): (G, D) boxes present, bottom centre; D = 7, or 9 with velocity.
+            gt_bboxes (np.ndarray): (G, D) boxes present, bottom center; D = 7, or 9 with velocity.
             gt_labels (np.ndarray): (G,) their class indices.
             with_img (bool): Also load the image crops.
 

@@ -26,7 +26,7 @@ class DetectionMatches:
     Attributes:
         sample_tokens (ndarray): (N,) str, in the order of the ground truth.
         class_names (ndarray): (C,) str.
-        distances (ndarray): (T,) thresholds of the centre distance, m.
+        distances (ndarray): (T,) thresholds of the center distance, m.
         label (ndarray): (D,) class index of every detection. Detections are sorted by class, within a class as the
             devkit ranks them: by descending score, those of equal score by descending position in the results.
         sample (ndarray): (D,) index into `sample_tokens`.
@@ -34,7 +34,7 @@ class DetectionMatches:
         is_tp (ndarray): (D, T) bool.
         gt_label (ndarray): (G,) class index of every ground-truth box, in the order of the ground truth.
         gt_sample (ndarray): (G,) index into `sample_tokens`.
-        gt_center (ndarray): (G, 3) gravity centre in the global frame, m.
+        gt_center (ndarray): (G, 3) gravity center in the global frame, m.
         gt_score (ndarray): (G,) score of the detection matched at 2 m, NaN where there is none.
     """
     sample_tokens: np.ndarray
@@ -87,8 +87,8 @@ def match_detections(gt_boxes, pred_boxes, class_names=CLASSES, distances=DISTAN
 
     Args:
         gt_boxes, pred_boxes (EvalBoxes): as a `DetectionEval` holds them: loaded and filtered by the devkit.
-        class_names (Sequence[str]): classes to look at; boxes of others play no part.
-        distances (Sequence[float]): thresholds of the centre distance, m; 2 among them.
+        class_names (Sequence[str]): classes to evaluate; boxes of others are ignored.
+        distances (Sequence[float]): thresholds of the center distance, m; 2 among them.
 
     Returns:
         DetectionMatches
@@ -316,7 +316,7 @@ def recall(matches, selected, score_thr):
         float: in [0, 1], NaN where no box is selected.
 
     Raises:
-        ValueError: `selected` is no such mask.
+        ValueError: `selected` has another shape or type.
     """
     selected = np.asarray(selected)
     if selected.shape != matches.gt_score.shape or selected.dtype != bool:
@@ -338,13 +338,13 @@ def paired_bootstrap(pairs, scene_of_sample, rounds=1000, seed=0):
     """Difference in mAP of two models, with a 95 % percentile interval from a bootstrap over scenes.
 
     Samples of a scene show the same objects, so scenes are drawn, as many as there are, with replacement. A round draws
-    the same scenes for both models and all training seeds. The interval tells how far the difference hangs on the
-    choice of scenes; the training seeds are taken as given. Where a round draws no ground truth of a class, its AP is 0
-    for both models, so a class of few scenes widens the interval towards 0.
+    the same scenes for both models and all training seeds. The interval tells how far the difference depends on
+    the choice of scenes; the training seeds are taken as given. Where a round draws no ground truth of a class, its AP
+    is 0 for both models, so a class of few scenes widens the interval toward 0.
 
     Args:
         pairs (Sequence[tuple[DetectionMatches, DetectionMatches]]): for every training seed models a and b.
-        scene_of_sample (Mapping[str, str]): sample token -> scene; may know further samples.
+        scene_of_sample (Mapping[str, str]): sample token -> scene; may hold further samples.
         rounds (int): how often scenes are drawn.
         seed (int): of the draws.
 

@@ -1,4 +1,4 @@
-"""nuScenes evaluation by the devkit of many results on one set, whose tables are loaded once."""
+"""nuScenes evaluation by the devkit, of many results on one set whose tables are loaded only once."""
 import contextlib
 import io
 import tempfile
@@ -38,7 +38,7 @@ class NuScenesEvaluator:
         """Score the detections of all samples.
 
         Args:
-            detections (list[dict]): one a sample, in the dataset's order, as the detector returns them.
+            detections (list[dict]): one per sample, in the dataset's order, as the detector returns them.
 
         Returns:
             tuple[dict, DetectionMatches]: metrics under the names of `CustomNuScenesDataset.evaluate`, not rounded, and

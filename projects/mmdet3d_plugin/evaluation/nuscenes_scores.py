@@ -5,9 +5,9 @@ SIZE_GROUPS = dict(
     medium=('car', ),
     large=('truck', 'bus', 'trailer', 'construction_vehicle'))
 CLASSES = tuple(name for group in SIZE_GROUPS.values() for name in group)
-DISTANCES = (0.5, 1.0, 2.0, 4.0)  # m between centres, the thresholds of nuScenes' AP
+DISTANCES = (0.5, 1.0, 2.0, 4.0)  # m between centers, the thresholds of nuScenes' AP
 ERRORS = dict(mATE='m', mASE='1 - IoU', mAOE='rad', mAVE='m/s', mAAE='1 - acc')
-CAPTION = ('AP by class, by centre distance and by size are means over the other two; '
+CAPTION = ('AP by class, by center distance and by size are means over the other two; '
            + '; '.join(f'{size}: {", ".join(names)}' for size, names in SIZE_GROUPS.items()) + '.')
 _PREFIX = 'pts_bbox_NuScenes/'
 

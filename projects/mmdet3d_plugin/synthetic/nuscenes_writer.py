@@ -49,10 +49,10 @@ def write_nuscenes(out, version='v1.0-mini', scenes=10, val_scenes=None, samples
         workers (int): processes.
 
     Returns:
-        bool: False where exactly this set was there already and nothing was done.
+        bool: False if exactly this set was there already and nothing was done.
 
     Raises:
-        ValueError: for arguments that cannot be, or a folder that holds a set, or a part of one, made with others.
+        ValueError: for invalid arguments, or a folder that holds a set, or a part of one, made with other arguments.
     """
     names = scene_names(version, scenes, val_scenes)
     for name, value, least in (('samples_per_scene', samples_per_scene, 1), ('sweeps', sweeps, 0), ('seed', seed, 0),
@@ -87,7 +87,7 @@ def _write_table(folder, name, rows):
 
 
 def _is_there(out, complete, unfinished, made_with):
-    """Whether the very set is complete. Any other one is an error: files of both would lie in the same folders."""
+    """Whether exactly this set is complete. Any other one is an error: files of both would lie in the same folders."""
     begun = [stamp.parent for stamp in Path(out).glob('.v1.0-*.part/made_with.json')]
     for folder in sorted([*Path(out).glob('v1.0-*'), *begun]):
         stamp = folder / 'made_with.json'

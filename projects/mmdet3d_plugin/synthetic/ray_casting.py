@@ -12,7 +12,7 @@ class Boxes:
         centers: (N, 3), m.
         rotations: (N, 3, 3), box to frame.
         half_sizes: (N, 3) along the box's own x, y, z, m.
-        owners: (N,) int, the object that each box is a part of; the parts of an object are neighbours.
+        owners: (N,) int, the object that each box is a part of; the parts of an object are neighbors.
     """
 
     centers: np.ndarray

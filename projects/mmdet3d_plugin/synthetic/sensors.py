@@ -46,7 +46,7 @@ class Camera:
     height: int
 
     def directions(self):
-        """(H, W, 3) through the pixels' centres, in the camera's frame, with z = 1: distances are depths."""
+        """(H, W, 3) through the pixels' centers, in the camera's frame, with z = 1: distances are depths."""
         u, v = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         pixels = np.stack([u, v, np.ones_like(u)], axis=-1)
         return pixels @ np.linalg.inv(self.intrinsic).T
@@ -58,7 +58,7 @@ def lidar_mount():
 
 
 def draw_cameras(rng, width, height):
-    """The six cameras of a vehicle, each a little off its place as calibration finds it: dict name -> Camera."""
+    """The six cameras of a vehicle, each a little displaced and tilted, as in a real car: dict name -> Camera."""
     cameras = {}
     for name, (position, yaw, focal) in _CAMERAS.items():
         position = np.array(position) + rng.uniform(-0.02, 0.02, 3)
@@ -96,7 +96,7 @@ def scan(world, boxes, mount, rng, azimuths):
     local = np.stack(np.broadcast_arrays(cos_elevation * np.cos(azimuth), cos_elevation * np.sin(azimuth),
                                          sin_elevation), axis=-1)  # (32, A, 3)
     directions = (local @ mount.rotation.T).astype(np.float32)
-    hits = cast_rays(mount.position, directions, boxes, _lidar_windows(mount, boxes, azimuths))
+    hits = cast_rays(mount.position, directions, boxes, lidar_windows(mount, boxes, azimuths))
     distance = np.minimum(hits.distance, _ground_distance(mount.position, directions))
     reflectivity = np.array([part.intensity * (0.4 + 0.6 * actor.color.mean()) for part, actor in world.parts] + [6.0])
     on_box = hits.distance <= distance
@@ -109,8 +109,17 @@ def scan(world, boxes, mount, rng, azimuths):
     return np.concatenate(columns, axis=-1)[kept].astype(np.float32)
 
 
-def _lidar_windows(mount, boxes, azimuths):
-    """Rings and azimuth steps that may see each box, from the cone around its circumscribed sphere."""
+def lidar_windows(mount, boxes, azimuths):
+    """Rings and azimuth steps that may hit each box, from the cone around its circumscribed sphere.
+
+    Args:
+        mount (Mount): the LiDAR in the frame of the boxes.
+        boxes (Boxes): N.
+        azimuths (int): steps per revolution.
+
+    Returns:
+        list[tuple]: N windows, see `cast_rays`.
+    """
     centers, radii = mount.to_local(boxes.centers), boxes.radii
     distances = np.linalg.norm(centers, axis=1)
     windows = []
@@ -132,7 +141,7 @@ def photograph(world, boxes, camera, mount, rng):
     """One image and how much of each actor it shows.
 
     Args:
-        world (World): gives colours and light.
+        world (World): gives colors and light.
         boxes (Boxes): parts of the world's actors, global frame.
         camera (Camera): intrinsics and size.
         mount (Mount): the camera in the global frame.
@@ -140,10 +149,10 @@ def photograph(world, boxes, camera, mount, rng):
 
     Returns:
         tuple[ndarray, dict, dict]: image (H, W, 3) uint8 RGB; per actor the pixels that show it, and those that would
-        if nothing stood before it.
+        if nothing stood in front of it.
     """
     directions = (camera.directions() @ mount.rotation.T).astype(np.float32)
-    hits = cast_rays(mount.position, directions, boxes, _camera_windows(camera, mount, boxes))
+    hits = cast_rays(mount.position, directions, boxes, camera_windows(camera, mount, boxes))
     depth = np.minimum(hits.distance, _ground_distance(mount.position, directions))
     on_box = np.isfinite(hits.distance) & (hits.distance <= depth)
     on_ground = np.isfinite(depth) & ~on_box
@@ -163,8 +172,18 @@ def photograph(world, boxes, camera, mount, rng):
     return np.clip(image, 0, 255).astype(np.uint8), dict(zip(owners, counts)), hits.alone
 
 
-def _camera_windows(camera, mount, boxes, near=0.1):
-    """Rows and columns of the image that each box's corners span; all where it reaches behind the camera."""
+def camera_windows(camera, mount, boxes, near=0.1):
+    """Rows and columns of the image that each box's corners span; all of them where it reaches behind the camera.
+
+    Args:
+        camera (Camera): intrinsics and size.
+        mount (Mount): the camera in the frame of the boxes.
+        boxes (Boxes): N.
+        near (float): depth in m below which a corner counts as behind the camera.
+
+    Returns:
+        list[tuple | None]: N windows, see `cast_rays`; None for a box that lies behind the camera as a whole.
+    """
     corners = mount.to_local(boxes.corners())  # (N, 8, 3)
     windows = []
     for corner in corners:
@@ -204,7 +223,7 @@ def _ground_color(world, points):
 
 
 def _surface_color(world, boxes, points, box, axis, eye):
-    """Shaded and textured colours of points on boxes, (N, 3)."""
+    """Shaded and textured colors of points on boxes, (N, 3)."""
     light = world.light
     base = np.array([actor.color if part.color is None else part.color for part, actor in world.parts])[box]
     salts = np.array([actor.salt for _, actor in world.parts])[box]

@@ -29,10 +29,10 @@ class Kind:
         size: mean length, width and height, m.
         count: smallest and largest number per scene, as far as there is room.
         max_speed: m/s; 0 never moves.
-        parts: what is seen of it.
-        palette: RGB colours to draw from, () for any.
-        row: distance (m) between the centres of objects that stand in a row, 0 for single ones.
-        rider: of a cycle that is ridden.
+        parts: boxes that make it up.
+        palette: RGB colors to draw from, () for any.
+        row: distance (m) between the centers of objects that stand in a row, 0 for single ones.
+        rider: part that a cycle has besides if it is ridden.
     """
 
     category: str
@@ -85,5 +85,5 @@ KINDS = (
 
 
 def local_parts(parts, size):
-    """Centres and half sizes (P, 3) in m of an object's parts, for its length, width and height."""
+    """Centers and half sizes (P, 3) in m of an object's parts, for its length, width and height."""
     return (np.array([part.center for part in parts]) * size, np.array([part.size for part in parts]) * size / 2)

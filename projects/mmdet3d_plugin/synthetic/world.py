@@ -14,7 +14,7 @@ EGO_RADIUS = 3.5                          # kept free around the ego vehicle, m
 
 @dataclass
 class Actor:
-    """An object on a straight path at constant speed (a standing one: speed 0).
+    """An object on a straight path at constant speed; 0 if it stands.
 
     Attributes:
         category: nuScenes' category name, '' for scenery, which is not annotated.
@@ -25,7 +25,7 @@ class Actor:
         yaw: global, rad.
         speed: m/s, along the yaw.
         salt: seeds the texture.
-        has_rider: of a cycle.
+        has_rider: whether a cycle is ridden.
     """
 
     category: str
@@ -43,7 +43,7 @@ class Actor:
         return float(np.hypot(*self.size[:2]) / 2)
 
     def center(self, time):
-        """(..., 3) gravity centre at times (...), s."""
+        """(..., 3) gravity center at times (...), s."""
         heading = np.array([np.cos(self.yaw), np.sin(self.yaw)])
         xy = self.position + self.speed * np.asarray(time)[..., None] * heading
         return np.concatenate([xy, np.full((*xy.shape[:-1], 1), self.size[2] / 2)], axis=-1)
@@ -87,7 +87,7 @@ class World:
 
     Args:
         rng (numpy.random.Generator): source of all randomness.
-        duration (float): seconds that the scene lasts; no two objects touch meanwhile, except neighbours in a row.
+        duration (float): seconds that the scene lasts; all the while no two objects touch, except neighbors in a row.
     """
 
     def __init__(self, rng, duration):
@@ -117,11 +117,11 @@ class World:
         """Position (3,) and yaw of the ego vehicle on its arc at a time, s."""
         yaw = self.ego_yaw + self.ego_yaw_rate * time
         if abs(self.ego_yaw_rate) < 1e-6:
-            travelled = self.ego_speed * time * np.array([np.cos(yaw), np.sin(yaw)])
+            traveled = self.ego_speed * time * np.array([np.cos(yaw), np.sin(yaw)])
         else:
-            travelled = self.ego_speed / self.ego_yaw_rate * np.array(
+            traveled = self.ego_speed / self.ego_yaw_rate * np.array(
                 [np.sin(yaw) - np.sin(self.ego_yaw), np.cos(self.ego_yaw) - np.cos(yaw)])
-        return np.array([*(self.ego_start + travelled), 0.0]), yaw
+        return np.array([*(self.ego_start + traveled), 0.0]), yaw
 
     def boxes(self, time):
         """All parts of all actors at a time, s, as Boxes in the global frame; owners index ``actors``."""
@@ -200,7 +200,7 @@ class World:
 
 
 def _draw_place(rng):
-    """A place (2,) in the arena, all areas alike."""
+    """A place (2,) in the arena, uniform over its area."""
     radius, angle = ARENA_RADIUS * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
     return SQUARE_CENTER + radius * np.array([np.cos(angle), np.sin(angle)])
 

@@ -51,7 +51,7 @@ def draw_sample(folder, name, snapshots, queries, on_case=None):
     draw_histograms(path, snapshots, name)
     sections.append(Section(f'{name}, all queries', 3, [Picture(
         path, f'Histograms of weights and bias of the {len(clean.positions)} queries of {name}, a row per case.',
-        'How LiDAR and camera weights (left) and the largest bias that they make of it (right) are distributed.')]))
+        'Distribution of LiDAR and camera weights (left) and of the largest bias that they cause (right).')]))
     return sections
 
 
@@ -136,7 +136,7 @@ _INTRODUCTION = [
     'sensor, below 0 it is kept from them. Features stay as they are.',
 ]
 _BEV_CAPTION = (
-    'From above: LiDAR points, boxes with a line to their front, and every query at its reference point, in the colour '
+    'From above: LiDAR points, boxes with a line to their front, and every query at its reference point, in the color '
     'of its preference. Hatched: places where LiDAR lost its points; dotted: places all of whose cameras are lost.')
 _SIDE_BY_SIDE = (
     ' Left the clean sample, right the failure; the means above both maps are over the same queries, grouped by what '

@@ -10,9 +10,9 @@ def project_edges(corners, lidar2img, near=0.1):
     """Project the edges of boxes into an image; what lies behind the camera is cut off in space before the division.
 
     Args:
-        corners (np.ndarray): (N, 8, 3) corners in the LiDAR frame, metres, order as in mmdet3d.
+        corners (np.ndarray): (N, 8, 3) corners in the LiDAR frame, meters, order as in mmdet3d.
         lidar2img (np.ndarray): (4, 4) matrix from LiDAR to (u * depth, v * depth, depth).
-        near (float): least depth in metres that is drawn.
+        near (float): least depth in meters that is drawn.
 
     Returns:
         np.ndarray: (M, 2, 2) line segments (start and end, u and v) in pixels, of all edges that reach past `near`.

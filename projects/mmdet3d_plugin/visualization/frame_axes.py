@@ -1,4 +1,4 @@
-"""What pictures of a frame are made of: points and boxes from above and in camera images, drawn into given axes."""
+"""Parts of pictures of a frame: points and boxes from above and in camera images, drawn into given axes."""
 import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
@@ -6,7 +6,7 @@ from matplotlib.patheffects import withStroke
 
 from .box_edges import BOTTOM, project_edges
 
-# Okabe and Ito's palette, told apart with all common forms of colour blindness; line styles tell them apart in grey.
+# Okabe and Ito's palette, told apart with all common forms of color blindness; in gray the line styles differ.
 _GROUND_TRUTH = dict(colors='#56B4E9', linestyles='solid')
 _DETECTIONS = dict(colors='#D55E00', linestyles=(0, (4, 1.5)))
 POINT_COLOR = '#8C8C8C'
@@ -18,10 +18,10 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
 
     Args:
         axes (matplotlib.axes.Axes): to draw into.
-        points (np.ndarray): (N, >= 2) LiDAR points, x to the right and y forward in metres.
+        points (np.ndarray): (N, >= 2) LiDAR points, x to the right and y forward in meters.
         ground_truth (LiDARInstance3DBoxes): None leaves it out of picture and legend.
         detections (LiDARInstance3DBoxes): likewise.
-        limit (float): half the side of the square that is shown, in metres; boxes beyond it make it larger.
+        limit (float): half the side of the square that is shown, in meters; boxes beyond it make it larger.
         counts (bool): say in the legend how many boxes there are.
 
     Returns:
@@ -37,9 +37,9 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
         corners = boxes.corners.cpu().numpy()[:, BOTTOM, :2]  # (N, 4, 2)
         limit = max(limit, np.abs(corners).max(initial=0) + 1)
         front = corners[:, 2:].mean(axis=1)  # (N, 2)
-        centre = corners.mean(axis=1)  # (N, 2)
+        center = corners.mean(axis=1)  # (N, 2)
         closed = np.concatenate([corners, corners[:, :1]], axis=1)  # (N, 5, 2)
-        axes.add_collection(LineCollection([*closed, *np.stack([centre, front], axis=1)], linewidths=1.4, **style))
+        axes.add_collection(LineCollection([*closed, *np.stack([center, front], axis=1)], linewidths=1.4, **style))
         handles.append(_legend_entry(name, boxes, style, counts))
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
     axes.set(xlabel='x, to the right (m)', ylabel='y, forward (m)')
@@ -52,7 +52,7 @@ def draw_frame_view(axes, image, lidar2img, ground_truth=None, detections=None):
 
     Args:
         axes (matplotlib.axes.Axes): to draw into.
-        image (np.ndarray): (H, W, 3) RGB or (H, W) grey, uint8.
+        image (np.ndarray): (H, W, 3) RGB or (H, W) gray, uint8.
         lidar2img (np.ndarray): (4, 4) matrix from LiDAR to the pixels of this image.
         ground_truth, detections: see `draw_frame_bev`.
     """

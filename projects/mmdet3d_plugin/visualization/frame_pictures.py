@@ -1,11 +1,5 @@
-"""Pictures of one frame: bird's-eye view and camera images with ground truth and detections.
-
-Figures of this package are drawn by matplotlib's Agg back end without touching its global state.
-"""
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from ..utils.atomic_file import atomic_path
+"""Pictures of one frame: bird's-eye view and camera images with ground truth and detections."""
+from .figures import legend_below, new_figure, save_figure
 from .frame_axes import box_handles, camera_grid, draw_frame_bev, draw_frame_view
 
 
@@ -21,7 +15,7 @@ def draw_bev(path, points, ground_truth=None, detections=None, limit=54.0, title
     axes = figure.add_subplot()
     handles = draw_frame_bev(axes, points, ground_truth, detections, limit)
     axes.set_title(title)
-    figure.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False)
+    legend_below(figure, handles)
     save_figure(figure, path)
 
 
@@ -49,20 +43,5 @@ def draw_cameras(path, images, lidar2img, names, ground_truth=None, detections=N
         draw_frame_view(axes, images[view], lidar2img[view], ground_truth, detections)
         axes.set_title(names[view])
     figure.suptitle(title)
-    handles = box_handles(ground_truth, detections)
-    if handles:
-        figure.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False)
+    legend_below(figure, box_handles(ground_truth, detections))
     save_figure(figure, path)
-
-
-def new_figure(size, dpi=120):
-    """An empty figure of a size in inches of `dpi` dots, laid out without overlaps."""
-    figure = Figure(figsize=size, dpi=dpi, layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure, path):
-    """Write a figure; the file appears whole or not at all."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)

@@ -1,4 +1,4 @@
-"""A report in one HTML file that needs nothing else: pictures are embedded, nothing is fetched, no script runs."""
+"""A report in one self-contained HTML file: pictures are embedded, nothing is fetched, no script runs."""
 import base64
 from html import escape
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Colours of a router's preferences: green for LiDAR, purple for cameras, white for neither."""
+"""Colors of a router's preferences: green for LiDAR, purple for cameras, white for neither."""
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-# ColorBrewer's PRGn, told apart with all common forms of colour blindness, without its ends, which are nearly black.
+# ColorBrewer's PRGn, told apart with all common forms of color blindness, without its ends, which are nearly black.
 PREFERENCE_MAP = LinearSegmentedColormap.from_list('preference', colormaps['PRGn'](np.linspace(0.1, 0.9, 257)), N=257)
 LIDAR_COLOR, CAMERA_COLOR = PREFERENCE_MAP(1.0), PREFERENCE_MAP(0.0)
 
@@ -15,11 +15,11 @@ def signed_norm(limit):
 
 
 def preference_bar(figure, axes, **options):
-    """Colour bar of preferences, LiDAR minus camera weight in [-1, 1], with words at both ends.
+    """Color bar of preferences, LiDAR minus camera weight in [-1, 1], with words at both ends.
 
     Args:
         figure (Figure | SubFigure): to draw into.
-        axes (Axes | list[Axes]): whose colours it explains.
+        axes (Axes | list[Axes]): whose colors it explains.
         **options: of `figure.colorbar`.
 
     Returns:

@@ -4,13 +4,13 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 
+from .figures import new_figure, save_figure
 from .frame_axes import POINT_COLOR, camera_grid
-from .frame_pictures import new_figure, save_figure
 from .preference_colors import PREFERENCE_MAP, signed_norm
 
 _ATTENTION_MAP = colormaps['inferno']
 _BEV_WIDTH, _CAMERAS_WIDTH = 4.6, 13.0  # inches
-_DECADES = 3  # attention below 10 ** -3 of the largest one is shown alike
+_DECADES = 3  # attention below 10 ** -3 of the largest one gets one color
 
 
 def draw_query(path, snapshot, query, title=None):
@@ -67,9 +67,9 @@ def draw_token_bev(axes, snapshot, query, values, cmap, norm):
     Args:
         axes (matplotlib.axes.Axes): to draw into.
         snapshot (RoutingSnapshot): of a sample and case.
-        query (int): marked by a star; beside it, the centre that it detects.
+        query (int): marked by a star; beside it, the center that it detects.
         values (np.ndarray): (H, W), rows along y.
-        cmap, norm: colours of the values.
+        cmap, norm: colors of the values.
     """
     limit = np.abs(np.take(snapshot.pc_range, [0, 1, 3, 4])).max()
     axes.imshow(np.clip(values, norm.vmin, norm.vmax), extent=snapshot.bev_extent, origin='lower', cmap=cmap, norm=norm,
@@ -77,7 +77,7 @@ def draw_token_bev(axes, snapshot, query, values, cmap, norm):
     axes.scatter(*snapshot.points[:, :2].T, s=0.5, c=POINT_COLOR, linewidths=0, rasterized=True, alpha=0.6)
     square = dict(marker='s', markersize=11, markerfacecolor='none', linestyle='none')
     axes.plot(*snapshot.centers[query, :2], markeredgecolor='white', markeredgewidth=2.6, **square)
-    axes.plot(*snapshot.centers[query, :2], markeredgecolor='#D55E00', markeredgewidth=1.4, label='centre detected',
+    axes.plot(*snapshot.centers[query, :2], markeredgecolor='#D55E00', markeredgewidth=1.4, label='center detected',
               **square)
     _star(axes, snapshot.positions[query, :2])
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
@@ -88,7 +88,7 @@ def draw_token_bev(axes, snapshot, query, values, cmap, norm):
 def draw_token_view(axes, snapshot, query, view, values, cmap, norm):
     """Draw values (h, w) of the cells of one view over its image; see `draw_token_bev`.
 
-    Cells without bias or attention are clear.
+    Cells without bias or attention are transparent.
     """
     image = snapshot.images[view]
     height, width = image.shape[:2]

@@ -8,19 +8,19 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from ..models.utils.geometry import project_to_views, view_cells
+from .figures import legend_below, new_figure, save_figure
 from .frame_axes import box_handles, camera_grid, draw_frame_bev, draw_frame_view
-from .frame_pictures import new_figure, save_figure
 from .preference_colors import CAMERA_COLOR, LIDAR_COLOR, PREFERENCE_MAP, preference_bar, signed_norm
 
 _LOST = {'LiDAR lost': dict(hatch='//', edgecolor='#9A9A9A'), 'cameras lost': dict(hatch='..', edgecolor='#B8B8B8')}
 _LOST_FACE = '#00000018'
-_GRID = 601  # places along each side at which it is asked what is lost
+_GRID = 601  # places along each side of the map, for each of which it is found out what is lost
 _EDGE = '#404040'
-_QUERY_LABEL = 'queries (colour: preference)'
+_QUERY_LABEL = 'queries (color: preference)'
 
 
 def draw_routing(path, snapshots, queries=(), title=None):
-    """Draw the BEV maps of a sample under some cases side by side: what `draw_routing_bev` says.
+    """Draw the BEV maps of a sample under some cases side by side, each by `draw_routing_bev`.
 
     Above each map stand its case, the number of detections, the cameras without an image, and the mean LiDAR and camera
     weight of the queries by what the *last* case loses at their place, so that the same queries are compared.
@@ -44,12 +44,12 @@ def routing_figure(snapshots, queries=(), title=None):
         place.set_title(caption(snapshot, snapshots[-1].regions(), width=112), fontsize=9.5, loc='left')
     preference_bar(figure, list(axes), location='right', shrink=0.7, aspect=35)
     figure.suptitle(title)
-    figure.legend(handles=list(handles.values()), loc='outside lower center', ncols=4 * len(snapshots), frameon=False)
+    legend_below(figure, list(handles.values()), columns=4 * len(snapshots))
     return figure
 
 
 def draw_routing_bev(axes, snapshot, queries=()):
-    """Draw points, boxes, the places where sensors are lost, and all queries in the colours of their preferences.
+    """Draw points, boxes, the places where sensors are lost, and all queries in the colors of their preferences.
 
     Args:
         axes (matplotlib.axes.Axes): to draw into.
@@ -101,8 +101,7 @@ def routing_cameras_figure(snapshot, queries=(), title=None):
         place.set_axis_off()
     preference_bar(figure, list(axes), location='right', shrink=0.9, aspect=30)
     figure.suptitle(' '.join(filter(None, [title, f'(images as the network got them, {width} × {height} px)'])))
-    handles = box_handles(truth, detections) + query_handles(queries)
-    figure.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False)
+    legend_below(figure, box_handles(truth, detections) + query_handles(queries))
     return figure
 
 
@@ -141,13 +140,12 @@ def histograms_figure(snapshots, title=None):
         lines = textwrap.wrap(str(snapshot.case), 130, break_on_hyphens=False)
         left.set_title('\n'.join(lines), loc='left', fontsize=10)
     figure.suptitle(title)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=3, frameon=False)
+    legend_below(figure, panels[0][0].get_legend_handles_labels()[0])
     return figure
 
 
 def draw_queries(axes, places, preference, numbers, ringed=()):
-    """Draw queries as dots in the colours of their preferences, the strongest ones on top.
+    """Draw queries as dots in the colors of their preferences, the strongest ones on top.
 
     Args:
         axes (matplotlib.axes.Axes): to draw into.
@@ -171,7 +169,7 @@ def draw_queries(axes, places, preference, numbers, ringed=()):
 
 
 def label_query(axes, place, number):
-    """Write the number of a query beside its place, towards the middle of the axes so that it is not cut off."""
+    """Write the number of a query beside its place, toward the middle of the axes so that it is not cut off."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     across, up = (place[0] - left) / (right - left), (place[1] - low) / (high - low)
     at_right, at_top = across > 0.9, up > 0.9

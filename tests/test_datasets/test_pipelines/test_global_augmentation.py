@@ -16,7 +16,7 @@ FLIP_BOTH = dict(sync_2d=False, flip_ratio_bev_horizontal=1., flip_ratio_bev_ver
 
 
 def scene(num_boxes=5, num_points=50, fields=('gt_bboxes_3d', ), cameras=True, seed=0):
-    """Results dict; box i of every field holds point i at its bottom centre."""
+    """Results dict; box i of every field holds point i at its bottom center."""
     rng = np.random.default_rng(seed)
     points = np.concatenate([rng.uniform(-40, 40, (max(num_points, 0), 3)), rng.uniform(0, 1, (num_points, 2))], axis=1)
     sizes, yaw_and_velocity = rng.uniform(1, 4, (num_boxes, 3)), rng.uniform(-3, 3, (num_boxes, 3))

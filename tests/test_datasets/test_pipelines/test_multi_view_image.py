@@ -75,7 +75,7 @@ def test_matrix_equals_moving_a_pixel_step_by_step(augmentation, u, v):
 @settings(max_examples=50)
 @given(augmentations, st.floats(0.3, 0.7), st.floats(0.3, 0.7))
 def test_image_content_follows_the_matrix(augmentation, x, y):
-    """A soft spot that the matrix sends to (x, y) of the result has its centre of brightness there (0.2 pixels)."""
+    """A soft spot that the matrix sends to (x, y) of the result has its center of brightness there (0.2 pixels)."""
     left, top, right, bottom = augmentation.crop
     expected = x * (right - left), y * (bottom - top)
     u, v, _ = np.linalg.inv(augmentation.matrix((90, 160))) @ [*expected, 1]

@@ -9,10 +9,10 @@ from projects.mmdet3d_plugin.datasets.pipelines import ObjectRangeFilter
 RANGE = [-10., -20., -5., 10., 20., 3.]
 
 
-@pytest.mark.parametrize('centres, kept', [([], []), ([[0, 0, 0]], [0]), ([[11, 0, 0]], []),
+@pytest.mark.parametrize('centers, kept', [([], []), ([[0, 0, 0]], [0]), ([[11, 0, 0]], []),
                                            ([[0, 19, 9], [0, 21, 0], [-11, 0, 0], [9, 0, 0]], [0, 3])])
-def test_keeps_boxes_whose_centre_is_inside_in_bev(centres, kept):
-    boxes = np.array([[*centre, 4, 2, 1, 9., 1, 1] for centre in centres], np.float32).reshape(-1, 9)
+def test_keeps_boxes_whose_center_is_inside_in_bev(centers, kept):
+    boxes = np.array([[*center, 4, 2, 1, 9., 1, 1] for center in centers], np.float32).reshape(-1, 9)
     results = dict(gt_bboxes_3d=LiDARInstance3DBoxes(boxes, box_dim=9), gt_labels_3d=np.arange(len(boxes)))
     transform, = Compose([dict(type='ObjectRangeFilter', point_cloud_range=RANGE)]).transforms
     assert type(transform) is ObjectRangeFilter  # configs that name mmdet3d's transform get the one that works

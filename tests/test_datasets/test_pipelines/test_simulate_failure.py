@@ -126,7 +126,7 @@ def test_epochs_and_seeds_draw_anew_and_repeat():
 
 
 def test_the_case_tells_nothing_of_what_it_does():
-    """Two generators: were they one, the case drawn would fix which views are lost."""
+    """Two generators: with only one, the case drawn would determine which views are lost."""
     transform = SimulateFailure({'clean': 0.9, 'view_drop:1': 0.1})
     lost = [record.views_lost.argmax() for record in (transform(few_points(f'token{token}'))['failure']
                                                       for token in range(600)) if record.views_lost.any()]
@@ -327,7 +327,7 @@ def test_the_record_knows_how_the_scene_moved(synthetic_nuscenes):
 
 @pytest.fixture(scope='module')
 def detector(synthetic_nuscenes):
-    """The config's detector, smaller; as built it routes with half a weight for each sensor."""
+    """The config's detector, smaller; its fresh router gives both sensors weight 0.5."""
     cfg = failures_config(synthetic_nuscenes)
     cfg.merge_from_dict({'model.pts_bbox_head.num_query': 30, 'model.pts_bbox_head.transformer.decoder.num_layers': 1,
                          'model.img_backbone.base_channels': 8, 'model.img_neck.in_channels': [16, 32]})
@@ -357,11 +357,11 @@ def train_step(detector, data):
 @pytest.mark.parametrize('case', ['lidar_drop', 'camera_drop', 'lidar_drop+camera_drop'])
 @pytest.mark.parametrize('batch', [(1, ), (1, 2)], ids=len)
 def test_training_on_batches_that_lost_a_sensor(synthetic_nuscenes, detector, case, batch):
-    """Batch normalisation over no voxel at all; every parameter still takes part, as distributed training wants it."""
+    """Batch normalization over no voxel at all; every parameter still takes part, as distributed training wants it."""
     data = batch_of(training_set(synthetic_nuscenes, case), *batch)
     assert [len(cloud) for cloud in data['points']] == [0] * len(batch) or 'lidar' not in case
     leaning = copy.deepcopy(detector)
-    leaning.pts_bbox_head.aqr_router.mlp[-1].bias.data = torch.tensor([1.0, -1.0])  # towards LiDAR, everywhere
+    leaning.pts_bbox_head.aqr_router.mlp[-1].bias.data = torch.tensor([1.0, -1.0])  # toward LiDAR, everywhere
     likes, dislikes = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))  # of a target of 1 or 0, and of 0 or 1
     nearest, farthest, unsure = likes, dislikes, (likes + dislikes) / 2
     out, gradients = train_step(leaning, data)
@@ -394,8 +394,8 @@ def test_an_empty_cloud_beside_a_full_one(synthetic_nuscenes, detector):
     train_step(detector, data)
 
 
-def test_blank_images_are_blank_before_normalisation(synthetic_nuscenes):
-    """Black, as a broken camera is: all pixels of a lost view have one colour, which is not the mean."""
+def test_blank_images_are_blank_before_normalization(synthetic_nuscenes):
+    """Black, as a broken camera is: all pixels of a lost view have one color, which is not the mean."""
     data = batch_of(training_set(synthetic_nuscenes, 'view_drop:CAM_FRONT'), 1)
     spread = data['img'][0].flatten(2).std(dim=-1).amax(dim=1)  # (V,)
     assert (spread > 0).tolist() == [not lost for lost in data['img_metas'][0]['failure'].views_lost]

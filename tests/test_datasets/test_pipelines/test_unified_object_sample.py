@@ -156,7 +156,7 @@ def test_objects_without_crop_behind_or_at_the_camera_are_not_pasted():
         warnings.simplefilter('error')  # no arithmetic on corners that have no pixel
         results = transform(places, crops=[None, crop(200), crop(200), crop(200)])(scene())
     assert (results['img'][0] == 100).all()
-    assert len(results['gt_bboxes_3d']) == 4 and len(results['points']) == 5  # in the cloud they are
+    assert len(results['gt_bboxes_3d']) == 4 and len(results['points']) == 5  # the point cloud has them
 
 
 def test_modify_points_keeps_what_the_image_shows():

@@ -1,8 +1,8 @@
 """Boxes as the regression heads predict them: log sizes, sine and cosine of the heading (DETR3D, CMT).
 
 CMT concatenates its branches center (2), height (1), dim (3), rot (2), vel (2) and compares them with this code in this
-order, so in published checkpoints "height" holds log dx and "dim" holds (log dy, z, log dz). The names are theirs, the
-order is fixed.
+order, so in published checkpoints "height" holds log dx and "dim" holds (log dy, z, log dz). Published checkpoints fix
+both names and order.
 """
 import torch
 
@@ -15,7 +15,7 @@ def concat_branches(preds, layer):
 
 
 def with_gravity_center(boxes):
-    """Box tensor (n, 9) of LiDARInstance3DBoxes, which keep the bottom centre, with the gravity centre instead."""
+    """Box tensor (n, 9) of LiDARInstance3DBoxes, which keep the bottom center, with the gravity center instead."""
     return torch.cat([boxes.gravity_center, boxes.tensor[:, 3:]], dim=1)
 
 
@@ -23,7 +23,7 @@ def encode_boxes(boxes):
     """Encode metric boxes into regression targets.
 
     Args:
-        boxes (Tensor): (..., 7 or 9) gravity centre x, y, z in m, sizes dx, dy, dz in m (> 0), yaw in rad and,
+        boxes (Tensor): (..., 7 or 9) gravity center x, y, z in m, sizes dx, dy, dz in m (> 0), yaw in rad and,
             optionally, velocity vx, vy in m/s (NaN where unknown).
 
     Returns:

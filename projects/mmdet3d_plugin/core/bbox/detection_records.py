@@ -17,11 +17,11 @@ def detection_records(detections, classes):
         dict(
             label=classes[label],
             score=score,
-            centre=centre,  # gravity centre, m
+            center=center,  # gravity center, m
             size=size,  # length, width, height, m
-            yaw=yaw,  # rad, from +x towards +y
+            yaw=yaw,  # rad, from +x toward +y
             velocity=[value if math.isfinite(value) else None for value in velocity] or None)  # m/s; unknown: null
-        for label, score, centre, size, yaw, velocity in zip(
+        for label, score, center, size, yaw, velocity in zip(
             detections['labels_3d'].tolist(), detections['scores_3d'].tolist(), boxes.gravity_center.tolist(),
             boxes.dims.tolist(), boxes.yaw.tolist(), boxes.tensor[:, 7:9].tolist())
     ]

@@ -5,16 +5,16 @@ from mmdet3d.datasets.pipelines import LoadPointsFromMultiSweeps
 
 @PIPELINES.register_module()
 class LoadPointsFromMultiSweepsWithRings(LoadPointsFromMultiSweeps):
-    """:class:`mmdet3d.datasets.pipelines.LoadPointsFromMultiSweeps`, which keeps the LiDAR ring of each point.
+    """:class:`mmdet3d.datasets.pipelines.LoadPointsFromMultiSweeps` that also keeps the LiDAR ring of each point.
 
-    The parent overwrites the ring, the last of nuScenes' five values of a point, with the time lag. This one gives the
-    same points and beside them ``rings`` (N,) int64, which simulated beam reduction needs.
+    The parent overwrites the ring, the last of nuScenes' five values of a point, with the time lag. This class loads
+    the same points and adds ``rings`` (N,) int64, which simulated beam reduction needs.
 
     Args:
         **kwargs: See the parent; ``load_dim`` and ``time_dim`` as for nuScenes' files: 5 values, the last is replaced.
 
     Raises:
-        ValueError: for other values, or points whose keyframe was loaded without the ring.
+        ValueError: for other ``load_dim`` or ``time_dim``, or if the keyframe was loaded without the ring.
     """
 
     def __init__(self, **kwargs):
@@ -22,7 +22,7 @@ class LoadPointsFromMultiSweepsWithRings(LoadPointsFromMultiSweeps):
         if self.load_dim != 5 or self.time_dim != 4:
             raise ValueError('load_dim must be 5 and time_dim 4 to find the ring in the last value of a point, got '
                              f'{self.load_dim} and {self.time_dim}')
-        # The parent sees points of six values, the last of which it leaves alone.
+        # The parent is given points of six values and leaves the last one, a copy of the ring, alone.
         self.load_dim = 6
         self.use_dim = [*self.use_dim, 5]
 

@@ -6,14 +6,14 @@ from mmdet.datasets.builder import PIPELINES
 class ModalMask3D:
     """Silence one sensor (CMT, ICCV 2023, "masked-modal training").
 
-    Silenced images are all zero (before normalisation). Silenced points keep their number and have all their values
-    zero, so that they collapse to the origin; an empty cloud is another failure.
+    Silenced images are all zero (before normalization). Silenced points keep their number and have all their values
+    zero, so that they collapse to the origin; they do not make an empty cloud (see :class:`SimulateFailure` for that).
 
     Args:
         mode (str): 'train': at random, by ``shares``. 'test': always the sensor ``mask_modal``.
         mask_modal (str): 'image' or 'points'; read in mode 'test' only.
-        shares (Sequence[float]): of the samples without images and of those without points, in [0, 1], at most 1
-            together; read in mode 'train' only. CMT's: a quarter each.
+        shares (Sequence[float]): share of samples that lose their images and share of those that lose their points, in
+            [0, 1], together at most 1; read in mode 'train' only. CMT's: a quarter each.
 
     Raises:
         ValueError: if an argument has another value.

@@ -51,7 +51,7 @@ class NormalizeMultiviewImage:
     """Subtract the mean and divide by the standard deviation of each channel; images become float32.
 
     Args:
-        mean (Sequence[float]): Per channel, 0 to 255, in the order of the normalised image.
+        mean (Sequence[float]): Per channel, 0 to 255, in the order of the normalized image.
         std (Sequence[float]): Per channel.
         to_rgb (bool): Convert from BGR first.
     """
@@ -77,7 +77,7 @@ class ImageAugmentation(NamedTuple):
         size: (width, height) after resizing, pixels.
         crop: (left, top, right, bottom) in the resized image; what reaches beyond it is filled with zeros.
         flip: Mirror left and right.
-        rotate: Degrees about the centre, counter-clockwise as seen.
+        rotate: Degrees about the center, counterclockwise as seen.
     """
     size: Tuple[int, int]
     crop: Tuple[int, int, int, int]
@@ -98,7 +98,7 @@ class ImageAugmentation(NamedTuple):
     def matrix(self, img_shape):
         """(3, 3) matrix from pixels (u, v, 1) of the given image to those of the augmented one.
 
-        The scale is the one really applied, rounded size over size, so that right and bottom edges stay exact.
+        The scale is the one really applied, rounded size over original size, so that right and bottom edges are exact.
         """
         left, top, right, bottom = self.crop
         width, height = right - left, bottom - top
@@ -125,8 +125,8 @@ class ResizeCropFlipImage:
         data_aug_conf (dict): ``H``, ``W`` (size of the images that ``resize_lim`` is relative to), ``final_dim``
             (height, width of the result), ``resize_lim`` (least and largest scale), ``bot_pct_lim`` (least and
             largest share cut at the bottom), ``rot_lim`` (degrees), ``rand_flip`` (bool).
-        training (bool): Draw at random. Otherwise scale to cover ``final_dim``, cut the middle, the bottom kept up to
-            the mean of ``bot_pct_lim``; no flip, no rotation.
+        training (bool): Draw at random. Otherwise scale to cover ``final_dim``, then cut left and right alike and, at
+            the bottom, the mean share of ``bot_pct_lim``; no flip, no rotation.
         pic_wise (bool): Draw for every image instead of once per sample.
 
     Raises:

@@ -9,7 +9,7 @@ class ObjectRangeFilter(transforms_3d.ObjectRangeFilter):
     """mmdet3d's transform of this name, which in 1.0.0rc6 fails with numpy >= 1.24 (``np.bool``), so it replaces it.
 
     Args:
-        point_cloud_range (Sequence[float]): x_min, y_min, z_min, x_max, y_max, z_max in metres. Boxes whose centre is
+        point_cloud_range (Sequence[float]): x_min, y_min, z_min, x_max, y_max, z_max in meters. Boxes whose center is
             outside in BEV are dropped with their labels.
     """
 

@@ -7,21 +7,21 @@ from ..sensor_failures import CLEAN, FailureCase, failure_rng
 
 @PIPELINES.register_module()
 class SimulateFailure:
-    """Let a sensor failure strike the sample (design section 7); adds ``failure`` (FailureRecord).
+    """Let a sensor failure strike the sample (docs/design.md, "Sensor failures"); adds ``failure`` (FailureRecord).
 
-    It stands behind the loaders and behind pasted objects, where published pipelines have ``ModalMask3D``, whose 50 /
-    25 / 25 % are ``cases={'clean': 0.5, 'camera_drop': 0.25, 'lidar_drop': 0.25}``. The record says what was done; it
-    reaches the model where ``Collect3D`` has 'failure' among its ``meta_keys``, and the scene's later motion is noted
-    in it.
+    Its place is after the loaders and after pasted objects, where published pipelines have ``ModalMask3D``, whose 50 /
+    25 / 25 % are ``cases={'clean': 0.5, 'camera_drop': 0.25, 'lidar_drop': 0.25}``. The record says what was done. It
+    reaches the model if ``Collect3D`` has 'failure' among its ``meta_keys``. Transforms that move the scene later note
+    this in the record.
 
-    Everything drawn depends on the sample's token, the case, ``seed``, the epoch and, where the dataset counts them
-    (``repetition``, see ``FrameFolderDataset``), how often the epoch had the sample before: not on workers, processes
-    or other transforms. The epoch counts in training, where the tools set it at the start of each one. Wrappers that
-    repeat samples (CBGSDataset, RepeatDataset) do not count: within an epoch all copies meet the same failure.
+    The draw depends on the sample's token, the case, ``seed``, the epoch and, with a dataset that counts repetitions
+    of a sample (``FrameFolderDataset``), its ``repetition``. It does not depend on workers, processes or other
+    transforms. The tools set the epoch at the start of each training epoch; elsewhere it is 0. Wrappers that repeat
+    samples (CBGSDataset, RepeatDataset) do not count repetitions: within an epoch all copies meet the same failure.
 
     Args:
-        cases (str | dict[str, float]): one case for all samples, see ``FailureCase.parse``, or the probability of each,
-            together 1; 'clean' is a case like the others.
+        cases (str | dict[str, float]): one case for all samples, see ``FailureCase.parse``, or a probability for each
+            of several, together 1; 'clean' is a case like the others.
         seed (int): another seed gives other draws.
 
     Raises:
@@ -52,7 +52,7 @@ class SimulateFailure:
         if results.get('repetition'):
             seed = *seed, results['repetition']
         draw = failure_rng(results['sample_idx'], 'case', *seed).random()
-        # The last case that any probability leads to takes what rounding leaves.
+        # The last case of a probability above 0 takes what rounding leaves.
         limits = np.cumsum(list(self.shares.values()))
         limits[np.flatnonzero(np.diff(limits, prepend=0))[-1]:] = 1
         case = self.cases[np.searchsorted(limits, draw, side='right')]

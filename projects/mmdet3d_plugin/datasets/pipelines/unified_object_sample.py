@@ -41,7 +41,7 @@ class UnifiedObjectSample(ObjectSample):
         if mixup_rate > 1:
             raise ValueError(f'mixup_rate must be negative or in [0, 1], got {mixup_rate}')
         if modify_points and not sample_2d:
-            raise ValueError('modify_points=True needs sample_2d=True: it goes by what the images show')
+            raise ValueError('modify_points=True needs sample_2d=True: it drops points by what the images show')
         super().__init__(dict(dict(type='UnifiedDataBaseSampler'), **db_sampler), sample_2d=sample_2d)
         self.sample_method = sample_method
         self.modify_points = modify_points

@@ -9,7 +9,7 @@ from .registry import register_failure
 
 
 def _blank_views(results, lost):
-    """Make the images of a bool mask (V,) zero, as they are before normalisation."""
+    """Make the images of a bool mask (V,) zero, as they are before normalization."""
     results['img'] = [np.zeros_like(img) if is_lost else img for img, is_lost in zip(results['img'], lost)]
     return lost
 
@@ -70,9 +70,10 @@ class ViewDrop:
 @register_failure('calibration', 'calibration:1 (degrees)', lambda degrees: CalibrationNoise(float(degrees)))
 @dataclass(frozen=True)
 class CalibrationNoise:
-    """Every camera is turned by ``degrees`` about an axis of its own, uniform over all directions, through its centre.
+    """Every camera is turned by ``degrees`` about an axis of its own, uniform over all directions, through its center.
 
-    ``lidar2img`` follows; it would not do to turn it alone, since image transforms compute it anew (design section 7).
+    ``lidar2img`` follows. Turning it alone would have no effect, since image transforms compute it anew
+    (docs/design.md, "Sensor failures").
     """
 
     needs = ('lidar2cam', 'cam_intrinsic')

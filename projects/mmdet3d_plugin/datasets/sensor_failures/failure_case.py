@@ -1,4 +1,4 @@
-"""A failure case: what configs and command lines call by a text such as 'fov:60+view_drop:3'."""
+"""A failure case, which configs and command lines name by a text such as 'fov:60+view_drop:3'."""
 import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Tuple
@@ -8,7 +8,8 @@ import numpy as np
 from ...core.failure_record import FailureRecord
 from .registry import FAILURES
 
-LOADED_ON_REQUEST = ('rings', 'boxes')  # what test data must be told to load; failures check for it themselves
+# Test data have these only if told to load them; failures that need them check for them on their own.
+LOADED_ON_REQUEST = ('rings', 'boxes')
 CLEAN = 'clean'
 
 
@@ -144,7 +145,7 @@ def failure_rng(token, case, *seed):
 
 
 def _same_number(argument):
-    """Numbers are written alike (60.0 -> 60); anything else stays as it is."""
+    """One way to write each number (60.0 -> 60); anything else stays as it is."""
     try:
         return f'{float(argument):g}'
     except ValueError:  # names of cameras, or nothing

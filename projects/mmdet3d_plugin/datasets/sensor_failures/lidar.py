@@ -33,7 +33,7 @@ class LidarDrop:
 @register_failure('fov', 'fov:60', lambda degrees: LimitedFieldOfView(float(degrees)))
 @dataclass(frozen=True)
 class LimitedFieldOfView:
-    """Points are left within ``degrees`` (0 to 180, without the ends) to either side of forward, +y."""
+    """Only points within ``degrees`` (above 0, below 180) to either side of forward (+y) are left."""
 
     needs = ('points', )
     degrees: float
@@ -53,7 +53,10 @@ class LimitedFieldOfView:
                   lambda share: ObjectFailure(float(share), per_frame=True))
 @dataclass(frozen=True)
 class ObjectFailure:
-    """Points inside boxes of the ground truth are gone, with ``probability``: of each object, or of all of a frame."""
+    """Points inside ground-truth boxes are gone, with ``probability`` for each box.
+
+    With ``per_frame`` all boxes of a frame lose their points together, or none does.
+    """
 
     needs = ('points', 'boxes')
     probability: float
@@ -71,7 +74,7 @@ class ObjectFailure:
         draws = np.full(len(boxes), rng.random()) if self.per_frame else rng.random(len(boxes))
         fails = draws < self.probability
         points = results['points'].coord.numpy()
-        own = box_np_ops.points_in_rbbox(points, boxes.tensor[:, :7].numpy()[fails])  # (N, n), bottom centres
+        own = box_np_ops.points_in_rbbox(points, boxes.tensor[:, :7].numpy()[fails])  # (N, n), bottom centers
         _keep_points(results, ~own.any(axis=1))
         lost = np.concatenate([boxes.gravity_center.numpy(), boxes.tensor[:, 3:7].numpy()], axis=1)[fails]
         return dict(lost_boxes=lost.astype(np.float64), details=dict(objects=len(boxes)))

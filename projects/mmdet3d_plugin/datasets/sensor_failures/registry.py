@@ -1,4 +1,4 @@
-"""Which failures there are: name -> how to make one of the text behind the name."""
+"""The failures that exist: name -> how to make the failure from the text after its name."""
 import inspect
 from typing import Callable, NamedTuple
 
@@ -26,8 +26,8 @@ def register_failure(name, usage=None, make=None):
 
     A failure has ``needs``, the names of what a sample must have: keys of the sample, and 'rings' or 'boxes', which
     test data load on request. Its ``apply(results, rng)`` changes a sample as the loaders leave it (``points``,
-    ``img``, ``lidar2cam``...), draws from ``rng`` and from nothing else, and returns the fields of a ``FailureRecord``
-    that say what it did.
+    ``img``, ``lidar2cam``...), takes random numbers from ``rng`` only, and returns as a dict the fields of a
+    ``FailureRecord`` that say what it did.
 
     Args:
         name (str): of the failure.

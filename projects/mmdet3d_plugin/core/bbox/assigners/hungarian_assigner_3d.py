@@ -12,7 +12,7 @@ _NUM_MATCHED_CODES = 8
 
 @BBOX_ASSIGNERS.register_module()
 class HungarianAssigner3D(BaseAssigner):
-    """One-to-one matching of predictions and ground truth of least total cost (DETR, DETR3D).
+    """One-to-one matching of predictions and ground truth with the least total cost (DETR, DETR3D).
 
     Args:
         cls_cost (dict): config of the classification cost (mmdet MATCH_COST).
@@ -22,7 +22,7 @@ class HungarianAssigner3D(BaseAssigner):
         code_weights (list[float] | None): factor per box code (10), applied to both sides before the regression cost.
 
     Raises:
-        ValueError: for an ``iou_cost`` that would have to matter.
+        ValueError: for an ``iou_cost`` whose weight is not 0.
     """
 
     def __init__(self, cls_cost, reg_cost, iou_cost=None, pc_range=None, code_weights=None):
@@ -40,7 +40,7 @@ class HungarianAssigner3D(BaseAssigner):
         Args:
             bbox_pred (Tensor): (Q, 10) predicted box codes, see :func:`encode_boxes`.
             cls_pred (Tensor): (Q, num_classes) logits.
-            gt_bboxes (Tensor): (G, 9) metric boxes with gravity centre.
+            gt_bboxes (Tensor): (G, 9) metric boxes with gravity center.
             gt_labels (Tensor): (G,) class indices.
             gt_bboxes_ignore: must be None.
 

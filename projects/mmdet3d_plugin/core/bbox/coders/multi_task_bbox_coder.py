@@ -11,7 +11,7 @@ class MultiTaskBBoxCoder(BaseBBoxCoder):
 
     Args:
         pc_range (list[float]): x, y, z minimum and maximum of the detection range, m.
-        post_center_range (list[float]): boxes with a centre outside are left out, m.
+        post_center_range (list[float]): boxes with a center outside are left out, m.
         max_num (int): number of (query, class) pairs kept per sample, by score.
         score_threshold (float | None): scores must be above it.
         num_classes (int): classes over all tasks.
@@ -43,7 +43,7 @@ class MultiTaskBBoxCoder(BaseBBoxCoder):
                 dim (L, B, Q, 3), rot (L, B, Q, 2), vel (L, B, Q, 2), cls_logits (L, B, Q, classes of the task).
 
         Returns:
-            list[dict]: per sample ``bboxes`` (N, 9) with gravity centre, ``scores`` (N,), ``labels`` (N,),
+            list[dict]: per sample ``bboxes`` (N, 9) with gravity center, ``scores`` (N,), ``labels`` (N,),
             N <= max_num.
 
         Raises:

@@ -1,0 +1,104 @@
+"""Plots of numbers: differences of an ablation, cost of attention, sweeps of the bias strength, training runs."""
+import math
+
+import numpy as np
+
+from .figures import LINE_STYLES, legend_above, new_figure, save_figure
+
+_LEAST_SPAN = 0.02  # of scores on an axis: less is noise
+_COLUMNS = 3  # panels of training curves beside each other
+_MARKERS = 15  # on a training curve
+
+
+def draw_ablation(path, differences, seen):
+    """Draw each arm's difference in mAP to the fair baseline with its interval, case by case (`tools/ablation.py`).
+
+    Args:
+        path (str | Path): picture to write; its suffix is the format.
+        differences (dict[str, dict[str, dict]]): arm -> case -> ``mean``, ``low`` and ``high``.
+        seen (set[str]): cases that training drew; the others are marked as zero-shot.
+    """
+    cases = list(next(iter(differences.values())))
+    figure = new_figure((1.3 * len(cases) + 1.5, 4.8))
+    axes = figure.subplots()
+    spread = np.linspace(-0.27, 0.27, len(differences)) if len(differences) > 1 else [0.0]
+    for (arm, intervals), (color, marker), shift in zip(differences.items(), LINE_STYLES, spread):
+        mean, low, high = (np.array([intervals[case][name] for case in cases]) for name in ('mean', 'low', 'high'))
+        axes.errorbar(np.arange(len(cases)) + shift, mean, yerr=[mean - low, high - mean], fmt=marker, color=color,
+                      capsize=3, label=arm)
+    axes.axhline(0, color='0.4', linewidth=1)
+    axes.set(ylabel='difference in mAP to\nCMT + failure training', xticks=np.arange(len(cases)),
+             xticklabels=[case.replace(':', '\n', 1) + ('' if case in seen else '\n(zero-shot)') for case in cases])
+    axes.grid(axis='y', alpha=0.3)
+    legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
+    save_figure(figure, path)
+
+
+def draw_growth(path, growth):
+    """Draw how the cost of attention grows with queries, tokens and batch (`tools/benchmark.py growth`).
+
+    One panel per quantity: seconds of forward + backward against its values, a line per candidate.
+
+    Args:
+        path (str | Path): picture to write; its suffix is the format.
+        growth (dict): quantity -> list of ``(value, {candidate: seconds})``.
+    """
+    figure = new_figure((4.2 * len(growth), 3.6))
+    for axes, (quantity, points) in zip(figure.subplots(1, len(growth), squeeze=False)[0], growth.items()):
+        values = [value for value, _ in points]
+        for name, (color, marker) in zip(points[0][1], LINE_STYLES):
+            axes.plot(values, [seconds[name] for _, seconds in points], color=color, marker=marker, label=name)
+        axes.set(xlabel=quantity, ylabel='forward + backward (s)', xticks=values, ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    save_figure(figure, path)
+
+
+def draw_sweep(path, scores):
+    """Draw one panel per score: its value against the bias strength, a line per mode (`tools/sweep.py`).
+
+    Args:
+        path (str | Path): picture to write; its suffix is the format.
+        scores (dict): score -> {mode: list of ``(strength, value)``}, values in [0, 1].
+    """
+    figure = new_figure((3.4 * len(scores), 4.0))
+    for axes, (score, lines) in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores.items()):
+        for (mode, points), (color, marker) in zip(lines.items(), LINE_STYLES):
+            axes.plot(*zip(*sorted(points)), color=color, marker=marker, label=mode)
+        strengths = sorted({strength for points in lines.values() for strength, _ in points})
+        axes.margins(0.1)
+        low, high = axes.get_ylim()
+        spare = max(0, _LEAST_SPAN - (high - low)) / 2
+        axes.set(xlabel='bias strength', ylabel=score, xticks=strengths, ylim=(low - spare, high + spare))
+        axes.grid(alpha=0.3)
+    legend_above(figure, *axes.get_legend_handles_labels(), title='mode')
+    save_figure(figure, path)
+
+
+def draw_training_curves(path, panels):
+    """Draw one panel per number: its value against the iteration, a line per run (`tools/plot_training.py`).
+
+    Args:
+        path (str | Path): picture to write; its suffix is the format.
+        panels (dict[str, dict[str, list]]): axis label -> {run: list of ``(iteration, value)``}, at most as many runs
+            as there are ``LINE_STYLES``; a run without points is left out of a panel.
+    """
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure((4.2 * columns, 2.9 * rows + 0.4))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels):]:
+        axes.remove()
+    runs = list(dict.fromkeys(run for lines in panels.values() for run in lines))
+    styles = dict(zip(runs, LINE_STYLES))
+    handles = {}
+    for axes, (label, lines) in zip(grid.flat, panels.items()):
+        for run, points in lines.items():
+            if points:
+                color, marker = styles[run]
+                handles[run], = axes.plot(*zip(*points), color=color, marker=marker, markersize=4, linewidth=1.2,
+                                           markevery=max(1, len(points) // _MARKERS))
+        axes.set(xlabel='iteration', ylabel=label)
+        axes.grid(alpha=0.3)
+    legend_above(figure, list(handles.values()), handles)
+    save_figure(figure, path)
