@@ -35,7 +35,7 @@ def draw_ablation(path, differences, seen):
 
 
 def draw_growth(path, growth):
-    """Draw how the cost of attention grows with queries, tokens and batch (`tools/benchmark.py growth`).
+    """Draw how the cost of attention grows with queries, tokens and batch (`benchmarks/run.py growth`).
 
     One panel per quantity: seconds of forward + backward against its values, a line per candidate.
 
