@@ -4,55 +4,63 @@
 Makes the data, trains baselines, trains every arm from them and tests it under every failure, then writes tables and a
 figure. Safe to interrupt: what is finished is kept in --out and not repeated.
 """
-import argparse
 import os
 import os.path as osp
 import subprocess
 import sys
 
+import command_line
+
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch: the jobs share the cores
-ROOT = osp.dirname(osp.dirname(osp.abspath(__file__)))
-sys.path.insert(0, ROOT)
-import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
-from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.experiments.ablation import Ablation  # noqa: E402
 
 DATA = 'data/nuscenes_synthetic_trainval'
-PLAN = osp.join(ROOT, 'configs/ablations/sensor_failures.py')
+PLAN = osp.join(command_line.ROOT, 'configs/ablations/sensor_failures.py')
 
 
-def make_data():
-    """The set of the published baseline; does nothing where it is complete."""
-    version = ['--version', 'v1.0-trainval']
-    run = [sys.executable, osp.join(ROOT, 'tools/make_synthetic_nuscenes.py'), '--out', DATA, *version]
-    subprocess.run([*run, '--scenes', '440', '--val-scenes', '40', '--samples-per-scene', '4'], check=True)
-    if not osp.isfile(f'{DATA}/nuscenes_infos_val.pkl'):
-        run = [sys.executable, osp.join(ROOT, 'tools/create_data.py'), 'nuscenes', '--root-path', DATA, *version]
-        subprocess.run([*run, '--extra-tag', 'nuscenes', '--no-gt-database'], check=True)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args():
+    parser = command_line.new_parser(__doc__)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2],
-                        help='seeds 0, 1 and 2 start from the baselines in checkpoints, others train their own')
-    parser.add_argument('--plan', default=PLAN, type=cli.existing_file, metavar='FILE',
+                        help='seeds 0, 1 and 2 start from the baselines in checkpoints, others train their own '
+                        '(default: 0 1 2)')
+    parser.add_argument('--plan', default=PLAN, type=command_line.existing_file, metavar='FILE',
                         help='what is compared, see load_plan (default: configs/ablations/sensor_failures.py)')
-    parser.add_argument('--arms', nargs='+', metavar='ARM', help='of the plan (default: all)')
-    parser.add_argument('--cases', nargs='+', type=cli.failure_case, metavar='CASE',
-                        help='see tools/test_robustness.py')
-    parser.add_argument('--out', default='work_dirs/ablation', metavar='DIR')
-    parser.add_argument('--jobs', type=int, default=2, help='trainings and tests at a time, of one thread each')
+    parser.add_argument('--arms', nargs='+', metavar='ARM', help='arms of the plan (default: all of them)')
+    parser.add_argument('--cases', nargs='+', type=command_line.failure_case, metavar='CASE',
+                        help=f'sensor failures to test under, {command_line.CASES_HELP} (default: those of the plan)')
+    parser.add_argument('--out', default='work_dirs/ablation', metavar='DIR',
+                        help='folder for runs, results and tables (default: %(default)s)')
+    parser.add_argument('--jobs', type=int, default=2,
+                        help='trainings and tests at a time, of one thread each (default: %(default)s)')
     parser.add_argument('--train-baselines', action='store_true', help='train them also for seeds 0, 1 and 2')
-    parser.add_argument('--baseline-epochs', type=int, default=4, help='of the baselines that are trained here')
-    parser.add_argument('--cfg-options', nargs='+', action=cli.OptionAction, metavar='KEY=VALUE',
+    parser.add_argument('--baseline-epochs', type=int, default=4,
+                        help='epochs of the baselines that are trained here (default: %(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
                         help='override settings of all arms')
     parser.add_argument('--report', action='store_true', help='only write tables and figure of what is finished')
     args = parser.parse_args()
-    for given, what in ((args.seeds, '--seeds'), (args.arms, '--arms'), (args.cases, '--cases')):
-        if given and len(set(given)) < len(given):
-            parser.error(f'argument {what}: must differ, got {given}')
+    for argument, values in (('--seeds', args.seeds), ('--arms', args.arms), ('--cases', args.cases)):
+        command_line.require_different(parser, argument, values)
+    return args
 
-    plan = load_plan(args.plan).select(args.arms, args.cases)
+
+def make_data():
+    """Make the set of the published baseline; do nothing where it is complete."""
+    version = ['--version', 'v1.0-trainval']
+    tools = osp.join(command_line.ROOT, 'tools')
+    run = [sys.executable, osp.join(tools, 'make_synthetic_nuscenes.py'), '--out', DATA, *version]
+    subprocess.run([*run, '--scenes', '440', '--val-scenes', '40', '--samples-per-scene', '4'], check=True)
+    if not osp.isfile(f'{DATA}/nuscenes_infos_val.pkl'):
+        run = [sys.executable, osp.join(tools, 'create_data.py'), 'nuscenes', '--root-path', DATA, *version]
+        subprocess.run([*run, '--extra-tag', 'nuscenes', '--no-gt-database'], check=True)
+
+
+def main(args):
+    from projects.mmdet3d_plugin.experiments.ablation import Ablation, load_plan
+    plan = load_plan(args.plan)
+    try:
+        plan = plan.select(args.arms, args.cases)
+    except ValueError as error:
+        command_line.refuse(error)
     baselines = {seed: None if args.train_baselines else plan.published_baselines.get(seed) for seed in args.seeds}
     ablation = Ablation(plan, baselines, args.out, arm_options=args.cfg_options, jobs=args.jobs,
                         baseline_options=dict(total_epochs=args.baseline_epochs))
@@ -70,4 +78,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    command_line.run(parse_args, main)

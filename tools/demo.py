@@ -1,65 +1,40 @@
 #!/usr/bin/env python
 """Detect objects and draw them: tools/demo.py CONFIG [CHECKPOINT] (--frame DIR | --sample INDEX ...) --out DIR"""
-import argparse
 import logging
+import math
 import os.path as osp
-import sys
+import statistics
 
-sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
-import mmcv  # noqa: E402
-import numpy as np  # noqa: E402
-from mmdet3d.datasets import build_dataset  # noqa: E402
-from mmdet3d.models import build_model  # noqa: E402
-from torch.utils.data import Subset  # noqa: E402
-
-import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
-from projects.mmdet3d_plugin.apis import build_trained_model, inference, load_config  # noqa: E402
-from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.apis.distributed import default_device, seed_everything  # noqa: E402
-from projects.mmdet3d_plugin.visualization import draw_bev, draw_cameras  # noqa: E402
+import command_line
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description='Detect objects in frames and draw them')
-    cli.add_config_arguments(parser)
-    parser.add_argument('checkpoint', nargs='?', type=cli.existing_checkpoint,
+    parser = command_line.new_parser(__doc__)
+    command_line.add_config_arguments(parser)
+    parser.add_argument('checkpoint', nargs='?', type=command_line.existing_checkpoint,
                         help='checkpoint file or its http(s) address; without one the weights are untrained')
     frames = parser.add_mutually_exclusive_group(required=True)
-    frames.add_argument('--frame', metavar='DIR', help='folder of frames, see FrameFolderDataset')
+    frames.add_argument('--frame', type=command_line.existing_folder, metavar='DIR',
+                        help='folder of frames, see FrameFolderDataset')
     frames.add_argument('--sample', nargs='+', type=int, metavar='INDEX', help="samples of the config's test data")
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for pictures and detections')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score that is drawn and written')
-    parser.add_argument('--drop-router', action='store_true',
-                        help='leave out the router weights of an AQR checkpoint when the config has no router')
-    parser.add_argument('--seed', type=int, default=0, help='seed of untrained weights')
-    args = parser.parse_args()
-    if args.frame is not None and not osp.isdir(args.frame):
-        parser.error(f'argument --frame: no such folder: {args.frame}')
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f'argument --score-thr: must be in [0, 1], got {args.score_thr}')
-    return args
+    parser.add_argument('--score-thr', type=command_line.score, default=0.3, metavar='SCORE',
+                        help='lowest score of the detections that are drawn and written (default: %(default)s)')
+    command_line.add_drop_router_argument(parser)
+    parser.add_argument('--seed', type=int, default=0, help='seed of untrained weights (default: %(default)s)')
+    return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    import mmcv
+    from torch.utils.data import Subset
+
+    from projects.mmdet3d_plugin.apis import inference, load_config
+    from projects.mmdet3d_plugin.apis.distributed import default_device, seed_everything
     cfg = load_config(args.config, args.cfg_options)
     seed_everything(args.seed)
-    if args.frame is not None:
-        dataset = inference.build_frame_dataset(cfg, args.frame)
-        indices = range(len(dataset))
-    else:
-        dataset = build_dataset(cfg.data.test, dict(test_mode=True))
-        indices = args.sample
-        if not all(0 <= index < len(dataset) for index in indices):
-            raise ValueError(f'--sample: the test data have samples 0 to {len(dataset) - 1}, got {indices}')
-    if args.checkpoint:
-        model = build_trained_model(cfg, args.checkpoint, args.drop_router, args.trust_checkpoint)
-    else:
-        print('NO CHECKPOINT: the weights are untrained, the detections below are noise.')
-        mmcv.utils.get_logger('mmcv').setLevel(logging.WARNING)  # init_weights reports each parameter
-        model = build_model(cfg.model, test_cfg=cfg.get('test_cfg'))
-        model.init_weights()
-        model.eval()
+    dataset, indices = select_frames(args, cfg)
+    model = load_model(args, cfg)
 
     results, seconds = [], []
     progress = mmcv.ProgressBar(len(indices))
@@ -73,13 +48,42 @@ def main():
         'weights': args.checkpoint or 'untrained',
         'device': default_device(),
         'frames': len(indices),
-        f'detections a frame, score >= {args.score_thr:g}': f'{np.mean(drawn):g}',
+        f'detections a frame, score >= {args.score_thr:g}': f'{statistics.mean(drawn):g}',
         **(recall_rows(dataset, results, args.score_thr) if args.frame is not None else {}),
-        'model, wall time a frame (s)': f'{np.mean(seconds):.2f}',
+        'model, wall time a frame (s)': f'{statistics.mean(seconds):.2f}',
     }
     width = max(map(len, rows))
     print('\n' + '\n'.join(f'{name:<{width}}  {value}' for name, value in rows.items()))
     print(f'pictures and detections are in {args.out}')
+
+
+def select_frames(args, cfg):
+    """The dataset of --frame or --sample, and the indices of its samples to look at."""
+    from mmdet3d.datasets import build_dataset
+
+    from projects.mmdet3d_plugin.apis.inference import build_frame_dataset
+    if args.frame is not None:
+        dataset = build_frame_dataset(cfg, args.frame)
+        return dataset, range(len(dataset))
+    dataset = build_dataset(cfg.data.test, dict(test_mode=True))
+    if not all(0 <= index < len(dataset) for index in args.sample):
+        raise ValueError(f'--sample: the test data have samples 0 to {len(dataset) - 1}, got {args.sample}')
+    return dataset, args.sample
+
+
+def load_model(args, cfg):
+    """The model with the weights of the checkpoint, or untrained ones where there is none."""
+    import mmcv
+    from mmdet3d.models import build_model
+
+    from projects.mmdet3d_plugin.apis import build_trained_model
+    if args.checkpoint:
+        return build_trained_model(cfg, args.checkpoint, args.drop_router, args.trust_checkpoint)
+    print('NO CHECKPOINT: the weights are untrained, the detections below are noise.')
+    mmcv.utils.get_logger('mmcv').setLevel(logging.WARNING)  # init_weights reports each parameter
+    model = build_model(cfg.model, test_cfg=cfg.get('test_cfg'))
+    model.init_weights()
+    return model.eval()
 
 
 def recall_rows(dataset, results, score_thr):
@@ -104,15 +108,19 @@ def recall_rows(dataset, results, score_thr):
         metrics = dataset.evaluate(results, logger='silent', min_lidar_points=least_points, score_thr=threshold,
                                    max_detections=every)
         rows['boxes' + f' with >= {least_points} LiDAR points' * counted] = f'{metrics["num_gt"]:g}'
-        recall, error = metrics['recall'], metrics['mean_centre_error']
-        rows[f'of these found within 2 m (recall), {name}'] = '-' if np.isnan(recall) else f'{recall:.3f}'
+        recall, error = metrics['recall'], metrics['mean_center_error']
+        rows[f'of these found within 2 m (recall), {name}'] = '-' if math.isnan(recall) else f'{recall:.3f}'
         if recall > 0:
-            rows[f'of these found within 2 m (recall), {name}'] += f', mean centre error {error:.3f} m'
+            rows[f'of these found within 2 m (recall), {name}'] += f', mean center error {error:.3f} m'
     return rows
 
 
 def write_frame(args, cfg, dataset, index, sample, detections):
     """Write the two pictures and the detections of one frame."""
+    import mmcv
+
+    from projects.mmdet3d_plugin.apis import inference
+    from projects.mmdet3d_plugin.visualization import draw_bev, draw_cameras
     info = dataset.get_data_info(index)
     truth = inference.ground_truth(dataset, index)
     stem = osp.join(args.out, f'frame_{index:03d}')
@@ -123,7 +131,8 @@ def write_frame(args, cfg, dataset, index, sample, detections):
         f'{stem}_detections.json', detections, dataset.CLASSES, config=args.config, checkpoint=args.checkpoint,
         sample=info['sample_idx'], score_thr=args.score_thr)
     points, = sample['points']  # one test-time augmentation
-    limit = np.abs(np.take(cfg.model.pts_bbox_head.bbox_coder.pc_range, [0, 1, 3, 4])).max()
+    x_min, y_min, _, x_max, y_max, _ = cfg.model.pts_bbox_head.bbox_coder.pc_range
+    limit = max(map(abs, (x_min, y_min, x_max, y_max)))
     draw_bev(f'{stem}_bev.png', points.data.numpy(), truth, detections['boxes_3d'], limit, title)
     images = [mmcv.imread(file, channel_order='rgb') for file in info['img_filename']]
     names = inference.camera_names(dataset, index)
@@ -131,4 +140,4 @@ def write_frame(args, cfg, dataset, index, sample, detections):
 
 
 if __name__ == '__main__':
-    main()
+    command_line.run(parse_args, main)

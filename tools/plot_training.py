@@ -5,12 +5,8 @@ One panel per number, one line per run. mmdet's analyze_logs.py draws one number
 """
 import argparse
 import os.path as osp
-import sys
 
-sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
-import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
-from projects.mmdet3d_plugin.experiments.training_log import curve, read_training_log  # noqa: E402
-from projects.mmdet3d_plugin.visualization import LINE_STYLES, draw_training_curves  # noqa: E402
+import command_line
 
 KEYS = ('detection_loss', 'grad_norm', 'aqr/lidar_weight_mean', 'aqr/camera_weight_mean', 'attention/entropy_*',
         'attention/lidar_*')
@@ -34,25 +30,31 @@ def named_run(text):
     return name, path
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args():
+    parser = command_line.new_parser(__doc__)
     parser.add_argument('runs', nargs='+', type=named_run, metavar='NAME=RUN', help='work directory or .log.json')
     parser.add_argument('--keys', nargs='+', default=KEYS, metavar='KEY',
-                        help='numbers of the logs; with wildcards the mean of all that match')
+                        help='numbers of the logs; with wildcards the mean of all that match (default: the loss, the '
+                        "gradient norm, the router's weights and the attention)")
     parser.add_argument('--out', required=True, metavar='FILE', help='picture, for example curves.png')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(args):
+    from projects.mmdet3d_plugin.experiments.training_log import curve, read_training_log
+    from projects.mmdet3d_plugin.visualization import LINE_STYLES, draw_training_curves
     if len(args.runs) > len(LINE_STYLES) or len(dict(args.runs)) < len(args.runs):
-        parser.error(f'argument NAME=RUN: at most {len(LINE_STYLES)} runs of different names, got '
-                     f'{[name for name, _ in args.runs]}')
+        command_line.refuse(f'argument NAME=RUN: at most {len(LINE_STYLES)} runs of different names, got '
+                            f'{[name for name, _ in args.runs]}')
     logs = {name: read_training_log(path) for name, path in args.runs}
     panels = {key: {name: curve(log, key) for name, log in logs.items()} for key in args.keys}
     absent = [key for key, lines in panels.items() if not any(lines.values())]
     if absent:
         known = sorted({name for log in logs.values() for numbers in log.values() for name in numbers})
-        parser.error(f'argument --keys: no run logged {absent}; logged: {known}')
+        command_line.refuse(f'argument --keys: no run logged {absent}; logged: {known}')
     draw_training_curves(args.out, {LABELS.get(key, key): lines for key, lines in panels.items()})
     print(f'wrote {args.out}')
 
 
 if __name__ == '__main__':
-    main()
+    command_line.run(parse_args, main)

@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""Make the small checkpoint to hand out from one that training wrote: tools/publish_checkpoint.py IN OUT [options]"""
+"""Make the small checkpoint to hand out from one that training wrote: tools/publish_checkpoint.py IN OUT [options]
+
+It holds the weights alone, in half precision and without auxiliary heads, and says where they come from.
+"""
 import argparse
 import os.path as osp
-import sys
 
-sys.path.insert(0, osp.dirname(osp.dirname(osp.abspath(__file__))))
-import projects.mmdet3d_plugin  # noqa: E402,F401  (before other mm imports, see its compat.py)
-from projects.mmdet3d_plugin.apis import config as cli  # noqa: E402
-from projects.mmdet3d_plugin.apis import publish_checkpoint  # noqa: E402
+import command_line
 
 
 def note(text):
@@ -18,15 +17,20 @@ def note(text):
     return key, value
 
 
-def main():
-    parser = argparse.ArgumentParser(description='Weights alone, in half precision, without auxiliary heads')
-    parser.add_argument('source', metavar='IN', type=cli.existing_file, help='checkpoint that training wrote')
+def parse_args():
+    parser = command_line.new_parser(__doc__)
+    parser.add_argument('source', metavar='IN', type=command_line.existing_file, help='checkpoint that training wrote')
     parser.add_argument('target', metavar='OUT', help='checkpoint to write')
     parser.add_argument('--note', nargs='+', type=note, default=[], metavar='KEY=VALUE',
                         help='further entries of its meta data, such as command="tools/train.py CONFIG"')
-    parser.add_argument('--trust-checkpoint', action='store_true', help='unpickle arbitrary Python objects of IN')
-    args = parser.parse_args()
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='unpickle arbitrary Python objects of IN, which can run code hidden in them: only for '
+                        'files whose origin you trust')
+    return parser.parse_args()
 
+
+def main(args):
+    from projects.mmdet3d_plugin.apis import publish_checkpoint
     meta = publish_checkpoint(args.source, args.target, dict(args.note), args.trust_checkpoint)
     for key, value in meta.items():
         print(f'{key}: {value}' if key != 'config' else f'{key}: {len(value)} characters')
@@ -34,4 +38,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    command_line.run(parse_args, main)

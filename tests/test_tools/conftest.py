@@ -59,10 +59,13 @@ def _run_forked(script, arguments, cwd, output):
     mmcv.runner.epoch_based_runner.time = SimpleNamespace(sleep=lambda seconds: None)  # two seconds an epoch
     os.chdir(cwd)
     sys.argv = [script, *arguments]
+    sys.path.insert(0, os.path.dirname(script))  # as the interpreter does
     try:
         runpy.run_path(script, run_name='__main__')
     except SystemExit as stop:
-        os._exit(stop.code or 0)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        os._exit(1 if isinstance(stop.code, str) else stop.code or 0)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

@@ -86,8 +86,8 @@ def test_another_data_set(run_tool, repo_root, folder):
     (['a=tiny_nuscenes.py'], 'expected NAME=CONFIG:CHECKPOINT'),
     (['a=no.py:baseline.pth'], 'no such file: no.py'),
     (['a=tiny_nuscenes.py:no.pth'], 'no such file: no.pth'),
-    ([BASELINE, BASELINE], 'names must differ, got baseline, baseline'),
-    ([BASELINE, '--modalities', 'both', 'both'], 'names must differ, got both, both'),
+    ([BASELINE, BASELINE], 'argument models: must differ, got baseline, baseline'),
+    ([BASELINE, '--modalities', 'both', 'both'], 'argument --modalities: must differ, got both, both'),
     ([BASELINE, '--modalities', 'radar'], "invalid choice: 'radar'"),
     ([BASELINE, '--cfg-options', 'data.test.ann_file=data/no.pkl'], "No such file or directory: 'data/no.pkl'"),
 ])

@@ -68,7 +68,8 @@ def test_a_checkpoint_is_loaded_and_the_threshold_applies(demo, repo_root, tmp_p
     assert some['detections'] == [detection for detection in written['detections'] if detection['score'] >= middle]
 
 
-def test_recall_of_all_detections_and_of_the_drawn(repo_root, real_frame):
+def test_recall_of_all_detections_and_of_the_drawn(repo_root, real_frame, monkeypatch):
+    monkeypatch.syspath_prepend(repo_root / 'tools')
     recall_rows = runpy.run_path(str(repo_root / 'tools' / 'demo.py'))['recall_rows']
     dataset = FrameFolderDataset(str(real_frame), test_mode=True)
     truth = dataset.get_ann_info(0)
@@ -82,8 +83,8 @@ def test_recall_of_all_detections_and_of_the_drawn(repo_root, real_frame):
     found = 'of these found within 2 m (recall), '
     assert recall_rows(dataset, [result], 0.7) == {
         'boxes with >= 5 LiDAR points': str(asked.sum()),
-        f'{found}all detections': '1.000, mean centre error 0.125 m',
-        f'{found}score >= 0.7': f'{share:.3f}, mean centre error 0.125 m'}
+        f'{found}all detections': '1.000, mean center error 0.125 m',
+        f'{found}score >= 0.7': f'{share:.3f}, mean center error 0.125 m'}
     assert recall_rows(dataset, [result], 1.1)[f'{found}score >= 1.1'] == '0.000'
     for instance in dataset.data_infos[0]['instances']:
         del instance['num_lidar_pts']

@@ -25,7 +25,7 @@ def test_picture(plot, tmp_path):
     assert done.returncode == 0, done.stderr
     image = mmcv.imread(str(tmp_path / 'curves.png'), channel_order='rgb').astype(int)
     for panel in (image[:, :image.shape[1] // 2], image[:, image.shape[1] // 2:]):
-        assert (abs(panel - (0x56, 0xB4, 0xE9)) < 40).all(axis=2).sum() > 50  # the second run's colour
+        assert (abs(panel - (0x56, 0xB4, 0xE9)) < 40).all(axis=2).sum() > 50  # the second run's color
     assert not list(tmp_path.glob('*.tmp*'))
 
 

@@ -69,7 +69,7 @@ def test_augmentation_differs_from_epoch_to_epoch_and_from_process_to_process():
 
     import numpy as np
 
-    from projects.mmdet3d_plugin.apis.train import _seed_worker
+    from projects.mmdet3d_plugin.apis.train import seed_worker
 
     class Numbers(torch.utils.data.Dataset):
 
@@ -81,7 +81,7 @@ def test_augmentation_differs_from_epoch_to_epoch_and_from_process_to_process():
 
     def epochs(rank, seed=0):
         torch.manual_seed(seed)
-        loader = torch.utils.data.DataLoader(Numbers(), num_workers=2, worker_init_fn=partial(_seed_worker, rank=rank))
+        loader = torch.utils.data.DataLoader(Numbers(), num_workers=2, worker_init_fn=partial(seed_worker, rank=rank))
         return [float(number) for _ in range(2) for row in loader for number in row]
 
     first, again, other_rank = epochs(0), epochs(0), epochs(1)

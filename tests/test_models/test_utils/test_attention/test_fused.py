@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
-from projects.mmdet3d_plugin.models.utils.attention.backends import fused_attention
+from projects.mmdet3d_plugin.models.utils.attention.backends import BACKENDS, fused_attention
 from projects.mmdet3d_plugin.models.utils.attention.channels import channel_attention
 from projects.mmdet3d_plugin.models.utils.attention.cpu_tiles import tiled_attention
 from projects.mmdet3d_plugin.models.utils.attention.reference import reference_attention
@@ -116,6 +116,15 @@ def assert_equal_to_reference(function, bias, generator, dtype, tolerance):
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-6), (torch.float32, 1e-5)])
 def test_equals_reference(tile_keys, dtype, tolerance, case):
     assert_equal_to_reference(functools.partial(tiled_attention, tile_keys=tile_keys), *case, dtype, tolerance)
+
+
+@given(biases())
+@pytest.mark.parametrize('backend', BACKENDS, ids=lambda backend: backend.name)
+def test_every_back_end_equals_the_reference_where_it_serves(backend, case):
+    served = backend.obstacle(case[0], torch.device('cpu')) is None
+    if served:
+        assert_equal_to_reference(backend.run, *case, torch.float64, 1e-6)
+    assert served or case[0].is_local, 'a bias that is constant on segments is served by all on CPU'
 
 
 @given(biases())
