@@ -1,0 +1,188 @@
+"""What the tools share: this checkout on the path, arguments of the same kind, and how a tool starts.
+
+The tools and this file import the standard library at the top, and the package inside functions, after the command line
+is parsed: torch, mmcv and mmdet3d take seconds to import. That way `--help` and most mistakes are answered at once, and
+a missing environment is reported in one sentence.
+"""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES_HELP = ('for example clean, lidar_drop, view_drop:3, view_drop:CAM_FRONT,CAM_BACK, or fov:60+view_drop:3 for '
+              'both at once; a name that does not exist lists all there are')
+
+# What tools/setup_env.sh installs and the package imports, as Python calls it.
+_ENVIRONMENT = {'PIL', 'cv2', 'matplotlib', 'mmcv', 'mmdet', 'mmdet3d', 'mmseg', 'nuscenes', 'numpy', 'pyquaternion',
+                'scipy', 'sklearn', 'spconv', 'torch', 'tqdm'}
+
+sys.path.insert(0, str(ROOT))  # the checkout that the tool belongs to, whichever one is installed
+if '__mp_main__' in sys.modules:
+    # The name of a tool in a process that multiprocessing spawned, such as a worker of a data loader. What it is to do
+    # may import mmdet3d, and the plugin must come before that, see its compat.py.
+    import projects.mmdet3d_plugin  # noqa: F401
+
+
+def run(parse_args, main):
+    """Start a tool: parse its command line, import the plugin, do the work.
+
+    Args:
+        parse_args (Callable): takes nothing, returns the arguments.
+        main (Callable): takes the arguments. The plugin is imported by then, as it must be before other mm imports.
+
+    Raises:
+        SystemExit: with one sentence, where Python lacks the environment of the project.
+    """
+    try:
+        args = parse_args()
+        import projects.mmdet3d_plugin  # noqa: F401
+        main(args)
+    except ModuleNotFoundError as error:
+        if (error.name or '').partition('.')[0] not in _ENVIRONMENT:
+            raise
+        sys.exit(f'{sys.executable} has no module {error.name!r}: build the environment with {ROOT}/tools/setup_env.sh '
+                 f'and activate it with `source {ROOT}/.venv/bin/activate`')
+
+
+def new_parser(description):
+    """A parser whose help shows the docstring of a tool with its own line breaks."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def refuse(message):
+    """End as argparse does for a wrong argument, where only the package could tell that it is wrong.
+
+    Raises:
+        SystemExit: always, with code 2.
+    """
+    print(f'{Path(sys.argv[0]).name}: error: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+def require_different(parser, argument, values):
+    """Refuse an argument that was given a value twice.
+
+    Args:
+        parser (ArgumentParser): to report it.
+        argument (str): name in the message.
+        values (Sequence | None): None where it was not given.
+    """
+    names = [str(value) for value in values or ()]
+    if len(set(names)) < len(names):
+        parser.error(f'argument {argument}: must differ, got {", ".join(names)}')
+
+
+class OptionAction(argparse.Action):
+    """`key=value` arguments; mmcv's DictAction with a message where the `=` is missing."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for value in values:
+            if '=' not in value:
+                raise argparse.ArgumentError(self, f'expected key=value, got {value!r}')
+        from mmcv import DictAction
+        DictAction(self.option_strings, self.dest, self.nargs)(parser, namespace, values, option_string)
+
+
+class OneOf(argparse.Action):
+    """argparse's `choices` for words that the package knows, which is asked only when one is given.
+
+    An action and not a type: argparse would pass the default to a type, and import the package for it.
+
+    Args:
+        allowed (Callable): takes nothing, returns the words.
+        *args, **kwargs: see `argparse.Action`.
+    """
+
+    def __init__(self, *args, allowed, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.allowed = allowed
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        allowed = self.allowed()
+        for value in values if isinstance(values, list) else [values]:
+            if value not in allowed:
+                raise argparse.ArgumentError(
+                    self, f'invalid choice: {value!r} (choose from {", ".join(map(repr, allowed))})')
+        setattr(namespace, self.dest, values)
+
+
+def existing_file(path):
+    """argparse type: the path of a file that must exist."""
+    if not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f'no such file: {path}')
+    return path
+
+
+def existing_folder(path):
+    """argparse type: the path of a folder that must exist."""
+    if not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f'no such folder: {path}')
+    return path
+
+
+def existing_checkpoint(path):
+    """argparse type: a checkpoint file that must exist, or its address."""
+    return path if path.startswith(('http://', 'https://')) else existing_file(path)
+
+
+def failure_case(text):
+    """argparse type: a FailureCase that exists."""
+    from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
+    try:
+        return FailureCase.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def score(text):
+    """argparse type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be in [0, 1], got {value}')
+    return value
+
+
+def add_config_arguments(parser):
+    """Add what tools for one config take: the config, its options, and the permission to unpickle."""
+    parser.add_argument('config', type=existing_file, help='config file')
+    add_option_arguments(parser)
+
+
+def add_option_arguments(parser):
+    """Add the options of configs and the permission to unpickle."""
+    parser.add_argument('--cfg-options', nargs='+', action=OptionAction, metavar='KEY=VALUE',
+                        help='override settings of the config, e.g. model.pts_bbox_head.aqr_bias_strength=3.0; lists '
+                        'as key="[a,b]" or key=a,b, nested as key="[(a,b),(c,d)]", without spaces')
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='unpickle arbitrary Python objects from checkpoints, which can run code hidden in them: '
+                        'only for files whose origin you trust')
+
+
+def add_drop_router_argument(parser):
+    """Add the permission to leave out a router."""
+    parser.add_argument('--drop-router', action='store_true',
+                        help='leave out the router weights of an AQR checkpoint when the config has no router')
+
+
+def add_process_arguments(parser):
+    """Add what training and testing take beside that: processes, devices and seeds."""
+    parser.add_argument('--launcher', action=OneOf, allowed=_launchers, default='none',
+                        help='what started the processes, such as pytorch or slurm (default: none, a single process)')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch')
+    parser.add_argument('--gpu-id', type=int, default=0, help='GPU of a single process (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of python, numpy and torch (default: 0)')
+    parser.add_argument('--deterministic', action='store_true',
+                        help='use deterministic algorithms where torch has them')
+
+
+def _launchers():
+    from projects.mmdet3d_plugin.apis.distributed import LAUNCHERS
+    return LAUNCHERS
+
+
+def parse_process_arguments(parser):
+    """Parse the command line; the local rank also goes where torchrun puts it, into the environment."""
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
