@@ -202,7 +202,6 @@ def test_aqr_options_by_command_line(name, option, value):
     (['aqr_local_window_size.lidar=7', 'aqr_local_window_size.camera=9'],
      lambda head: head.aqr_bias.local_window_size == dict(lidar=7, camera=9)),
     (['aqr_bias_denoising=False'], lambda head: head.aqr.bias_denoising is False),
-    (['aqr_weight_map=linear'], lambda head: head.aqr_bias.weight_map == 'linear'),
     (['aqr_router.windows=3'], lambda head: head.aqr_router.camera_attention.window == 3),
     (['aqr_router.hidden_dims=16'], lambda head: head.aqr_router.mlp[-1].in_features == 16),
 ])

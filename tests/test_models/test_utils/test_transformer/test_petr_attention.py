@@ -122,3 +122,11 @@ def test_bad_arguments():
     module = ATTENTION.build(dict(type='PETRMultiheadFlashAttention', embed_dims=8, num_heads=2))
     with pytest.raises(ValueError, match='attn_mask'):
         module(torch.randn(3, 2, 8), attn_mask=torch.zeros(3, 3, 3))
+
+
+def test_dropout_does_not_leak_into_modules_built_later():
+    """mmcv keeps the dropout of one module as the default of the next."""
+    for dropout in (0.3, None, 0.3):
+        options = {} if dropout is None else dict(dropout=dropout)
+        module = ATTENTION.build(dict(type='PETRMultiheadAttention', embed_dims=8, num_heads=2, **options))
+        assert module.dropout_layer.p == (dropout or 0.0)

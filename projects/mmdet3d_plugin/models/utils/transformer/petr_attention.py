@@ -64,6 +64,8 @@ class PETRMultiheadAttention(MultiheadAttention):
     """
 
     def __init__(self, *args, qk_norm=None, **kwargs):
+        # mmcv writes `dropout` into the default of `dropout_layer`, for all modules that are built later, too.
+        kwargs.setdefault('dropout_layer', dict(type='Dropout', drop_prob=0.0))
         super().__init__(*args, **kwargs)
         if qk_norm is not None:
             self.attn = SequenceFirstMHA(self.embed_dims, self.num_heads, self.attn.dropout,
