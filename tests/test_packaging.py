@@ -22,15 +22,24 @@ print(type(build_model(cfg.model)).__module__)
 """
 
 
+def copy_sources(repo_root, folder):
+    """What an installation needs."""
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(repo_root / name, folder)
+    shutil.copytree(repo_root / 'projects', folder / 'projects', ignore=shutil.ignore_patterns('__pycache__'))
+
+
+def install(interpreter, *arguments):
+    subprocess.run([interpreter, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation',
+                    '--disable-pip-version-check', *map(str, arguments)], check=True)
+
+
 @pytest.fixture(scope='module')
 def site(repo_root, tmp_path_factory):
     """Folder into which pip installed the package, from a copy of the sources: builds leave traces in them."""
     source, target = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('site')
-    for name in ('setup.py', 'README.md', 'LICENSE'):
-        shutil.copy(repo_root / name, source)
-    shutil.copytree(repo_root / 'projects', source / 'projects', ignore=shutil.ignore_patterns('__pycache__'))
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-build-isolation',
-                    '--disable-pip-version-check', '--target', str(target), str(source)], check=True)
+    copy_sources(repo_root, source)
+    install(sys.executable, '--target', target, source)
     return target
 
 
@@ -140,8 +149,9 @@ from {first}.apis.train import train_detector as a
 import {second}.apis.routing_snapshot
 import {first}.experiments.ablation
 assert {second} is {first} and a is b and a.__module__ == '{first}.apis.train'
-assert {first}.apis.routing_snapshot is {second}.apis.routing_snapshot
 import sys
+snapshots = [sys.modules[f'{{name}}.apis.routing_snapshot'] for name in ('{first}', '{second}')]
+assert snapshots[0] is snapshots[1] and snapshots[0].__name__ == '{first}.apis.routing_snapshot'
 assert sys.modules['{first}.apis.train'].__spec__.name == '{first}.apis.train'
 from mmdet.models import HEADS
 print(HEADS.get('CmtHead').__module__)
@@ -168,3 +178,34 @@ def test_lines_of_python_in_the_readme(repo_root, site, tmp_path):
     assert len(snippet.strip().splitlines()) <= 8
     done = python(snippet, tmp_path, site)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_editable_install(repo_root, tmp_path):
+    """Gives the package its name and puts nothing else of the checkout on the path."""
+    source = tmp_path / 'checkout'
+    source.mkdir()
+    copy_sources(repo_root, source)
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'venv')], check=True)
+    own, = (tmp_path / 'venv/lib').glob('python*/site-packages')
+    environment, = (path for path in sys.path if path.endswith('site-packages'))
+    (own / 'environment.pth').write_text(f'{environment}\n')
+    interpreter = tmp_path / 'venv/bin/python'
+    install(interpreter, '--editable', source)
+    done = subprocess.run([interpreter, '-W', 'ignore', '-c', """
+import importlib.util, cmt_aqr
+print(cmt_aqr.__file__)
+print([name for name in ('projects', 'tests', 'tools', 'configs') if importlib.util.find_spec(name)])
+"""], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [str(source / 'projects/mmdet3d_plugin/__init__.py'), '[]'], done.stderr
+
+
+def test_every_config_loads_with_the_installed_package(repo_root, site, tmp_path):
+    done = python(f"""
+from pathlib import Path
+from cmt_aqr.apis import load_config
+for path in sorted(Path({str(repo_root / 'configs')!r}).glob('*.py')):
+    load_config(path)
+from mmdet.models import HEADS
+print(HEADS.get('FeatureModulationHead').__module__)
+""", tmp_path, site)
+    assert done.stdout.splitlines()[-1:] == ['cmt_aqr.experiments.feature_modulation'], done.stderr

@@ -106,14 +106,19 @@ for pin in sys.stdin.read().split():
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
         found = None
-    if name.startswith("torch") and found:
-        print(f"  {name} {found}: kept if it lies within '"$TORCH_MIN"' and '"$TORCH_BELOW"', otherwise this stops")
+    if name == "torch" and found:
+        print(f"  torch {found}: kept if >= '"$TORCH_MIN"' and < '"$TORCH_BELOW"', otherwise this stops")
+    elif name == "torchvision" and found:
+        print(f"  torchvision {found}: kept with torch")
     elif found is None:
         print(f"  {name} {wanted}: new")
-    elif found != wanted and not wanted.startswith("<"):
+    elif wanted.startswith("<"):
+        if int(found.split(".")[0]) >= int(wanted[1:].split(".")[0]):
+            print(f"  {name} {found} -> {wanted}")
+    elif found != wanted:
         print(f"  {name} {found} -> {wanted}")
 '
-    log "  spconv: an installed one is kept; mmdet3d's bound on mmcv is lifted to 1.8.0 in its __init__.py; cmt-aqr becomes an editable install"
+    log "  and what these need, by pip; spconv: an installed one is kept; mmdet3d's bound on mmcv is lifted to 1.8.0 in its __init__.py; cmt-aqr becomes an editable install"
 }
 
 install_all() {

@@ -15,7 +15,7 @@ def build(settings):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (x.requires_grad_() for x in attention_inputs(settings, generator))
     weights = torch.rand(2, settings.batch, settings.queries, generator=generator).requires_grad_()
-    where = _projections(settings, generator)
+    where = projections(settings, generator)
     modes = {'global': AttentionBiasGenerator(), 'per view': AttentionBiasGenerator(per_view=True),
              'local': AttentionBiasGenerator(use_local_bias=True)}
     projections = torch.nn.MultiheadAttention(HEADS * DIMS, HEADS)
@@ -46,7 +46,7 @@ def build(settings):
     return Comparison(candidates, {'forward': run_without_grad, 'forward + backward': both})
 
 
-def _projections(settings, generator):
+def projections(settings, generator):
     """Where queries fall on the maps, as arguments of ``AttentionBiasGenerator.compact``: a random BEV cell, a random
     cell (row, col) in each view, and one view that sees the query; one query in seven is in an overlap of two.
     """

@@ -25,7 +25,7 @@ def build(settings):
     return Comparison({name: _iteration(model, data, hook) for name, hook in hooks.items()}, {'training step': call})
 
 
-class _SilentLogger(LoggerHook):
+class SilentLogger(LoggerHook):
     """Due at every iteration, as AQRMonitorHook looks only where a logger writes; this one writes nothing."""
 
     def __init__(self):
@@ -42,7 +42,7 @@ def _iteration(model, data, monitor):
     runner.register_hook(OptimizerHook(grad_clip=dict(max_norm=35, norm_type=2)), 'ABOVE_NORMAL')
     if monitor is not None:
         runner.register_hook(monitor)
-    runner.register_hook(_SilentLogger(), 'VERY_LOW')
+    runner.register_hook(SilentLogger(), 'VERY_LOW')
     for moment in ('before_run', 'before_train_epoch'):  # the second one makes the monitor watch the steps
         runner.call_hook(moment)
     loader = IterLoader(map(copy.deepcopy, repeat(data)))  # a step changes its data

@@ -19,7 +19,7 @@ def test_attentions_that_stand_for_the_same_bias_agree(tiny_scale):
 
 
 def test_one_query_in_seven_is_in_an_overlap(tiny_scale):
-    seen = attention._projections(Settings(queries=5000), torch.Generator().manual_seed(0))['pts_pers_valid']
+    seen = attention.projections(Settings(queries=5000), torch.Generator().manual_seed(0))['pts_pers_valid']
     assert seen.any(dim=-1).all() and seen.sum(dim=-1).max() == 2
     assert (seen.sum(dim=-1) == 2).float().mean().item() == pytest.approx(1 / 7, abs=0.02)
 
@@ -45,7 +45,7 @@ def test_a_training_step_trains(tiny_scale, monkeypatch):
 
 def test_the_monitor_looks_where_it_is_said_to(tiny_scale, monkeypatch):
     logged = []
-    monkeypatch.setattr(monitor._SilentLogger, 'log', lambda self, runner: logged.append(set(runner.log_buffer.output)))
+    monkeypatch.setattr(monitor.SilentLogger, 'log', lambda self, runner: logged.append(set(runner.log_buffer.output)))
     for iteration in monitor.build(SMALL).candidates.values():
         iteration(), iteration()
     assert len(logged) == 6 and all({'loss', 'grad_norm'} <= names for names in logged)

@@ -102,7 +102,8 @@ def test_names(case, parameters):
     'camera_drop:CAM_FRONT', 'view_drop', 'view_drop:', 'view_drop:0', 'view_drop:CAM_FRONT,', 'fov', 'fov:',
     'fov:wide', 'fov:0', 'fov:-60', 'fov:180', 'fov:nan', 'object_failure', 'object_failure:0', 'object_failure:1.5',
     'object_failure:nan', 'frame_object_failure:-1', 'beams:5', 'beams:32', 'beams:8.0', 'beams:', 'calibration:0',
-    'calibration:-1', 'calibration:181', 'calibration:nan', 'calibration:inf', 'fov:60,beams:4', None, 3])
+    'calibration:-1', 'calibration:181', 'calibration:nan', 'calibration:inf', 'fov:60,beams:4', 'beams:1_6',
+    'view_drop:CAM_FRONT,CAM_FRONT', None, 3])
 def test_mistakes_name_what_is_allowed(case):
     with pytest.raises(ValueError, match='allowed: clean, camera_drop, view_drop') as error:
         FailureCase.parse(case)
@@ -120,7 +121,8 @@ def test_a_case_is_an_object():
     case = FailureCase.parse('view_drop:CAM_FRONT,CAM_BACK+fov:60.0')
     assert str(case) == 'view_drop:CAM_FRONT,CAM_BACK+fov:60' and case == FailureCase.parse(str(case)) != 'fov:60'
     assert case.kinds == ('fov', 'view_drop') == FailureCase.parse('fov:90+view_drop:1').kinds
-    assert case.severity == 'CAM_FRONT,CAM_BACK+60'
+    assert case.severity == 'CAM_FRONT,CAM_BACK+60' and case.label == 'view_drop:CAM_FRONT,CAM_BACK\n+ fov:60'
+    assert FailureCase.parse('object_failure:0.30000001') != FailureCase.parse('object_failure:0.3')
     assert case.file_name == 'view_drop_CAM_FRONT-CAM_BACK+fov_60'
     assert case.needs == {'img', 'camera_names', 'points'}
     clean = FailureCase.parse('clean')

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from mmcv import Config
+from mmcv.utils import import_modules_from_strings
 
 from ..package_names import CHECKOUT_NAME, DISTRIBUTION, registration
 
@@ -50,7 +51,8 @@ def load_config(path, options=None):
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config file not found: {path}')
-    cfg = Config.fromfile(str(path))
+    cfg = Config.fromfile(str(path), import_custom_modules=False)
+    _import_custom_modules(cfg)
     _check_options(cfg, options or {})
     cfg.merge_from_dict(options or {})
     _check_keys(cfg)
@@ -59,6 +61,19 @@ def load_config(path, options=None):
     if cfg.get('plugin'):
         _import_plugin(cfg.get('plugin_dir'))
     return cfg
+
+
+def _import_custom_modules(cfg):
+    """Import the modules of `custom_imports`; those of the checkout's package are those of this one."""
+    if cfg.get('custom_imports') is None:
+        return
+    imports = cfg.custom_imports['imports']
+    imports = [imports] if isinstance(imports, str) else imports
+    package = __name__.removesuffix('.apis.config')
+    names = [package + name.removeprefix(CHECKOUT_NAME) if f'{name}.'.startswith(f'{CHECKOUT_NAME}.') else name
+             for name in imports]
+    with registration(', '.join(names)):
+        import_modules_from_strings(**{**cfg.custom_imports, 'imports': names})
 
 
 def _import_plugin(plugin_dir):

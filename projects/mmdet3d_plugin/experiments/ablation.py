@@ -14,9 +14,10 @@ from mmdet.utils import find_latest_checkpoint
 
 from ..apis.config import load_config
 from ..apis.train import train_detector
-from ..datasets.sensor_failures import FailureCase
+from ..datasets.sensor_failures import CLEAN, FailureCase
 from ..evaluation.detection_matches import DetectionMatches, paired_bootstrap
 from ..evaluation.nuscenes_scores import DISTANCES, SIZE_GROUPS
+from ..models.utils.token_layout import MODALITIES
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
 from ..utils.plain_values import plain_values
@@ -211,8 +212,10 @@ class Ablation:
             path.write_text(f'{text}\n')
         write_csv(self.out / 'ablation.csv', summary.rows())
         if summary.intervals:
+            labels = {str(case): case.label for case in self.plan.cases}
             draw_ablation(self.out / 'ablation.png', {
-                self.plan.arms[arm].title: intervals for arm, intervals in summary.intervals.items()}, seen)
+                self.plan.arms[arm].title: {labels[case]: interval for case, interval in intervals.items()}
+                for arm, intervals in summary.intervals.items()}, {labels[case] for case in seen & set(labels)})
         return text
 
     def _missing(self, arm, seed):
@@ -339,7 +342,7 @@ class _Summary:
 
         def mean(arm, part, name):
             return _nan_mean([self._record(seed, arm, case)[part][name] for seed in self.results
-                              for case in self.cases if case != 'clean'])
+                              for case in self.cases if case != CLEAN])
 
         return [dict(arm=self.plan.arms[arm].title, **{title: _signed(mean(arm, *place) - mean(self.plan.fair, *place))
                                              for title, place in columns.items()})
@@ -367,7 +370,7 @@ class _Summary:
         for arm in arms:
             for case in self.cases:
                 records = [self._record(seed, arm, case) for seed in self.results]
-                clean = [self._record(seed, arm, 'clean') for seed in self.results]
+                clean = [self._record(seed, arm, CLEAN) for seed in self.results]
                 aurocs = [routing_auroc(*pair) for pair in zip(records, clean)]
                 off = None
                 if arm == self.plan.controlled and case in self._controlled_cases():
@@ -396,7 +399,7 @@ def _nan_mean(values):
 
 
 def _pair(records, region):
-    means = [_nan_mean([record['weights'][region][modality] for record in records]) for modality in ('lidar', 'camera')]
+    means = [_nan_mean([record['weights'][region][modality] for record in records]) for modality in MODALITIES]
     return None if any(map(math.isnan, means)) else ' / '.join(f'{mean:.2f}' for mean in means)
 
 

@@ -15,8 +15,8 @@ def draw_ablation(path, differences, seen):
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
-        differences (dict[str, dict[str, dict]]): arm -> case -> ``mean``, ``low`` and ``high``.
-        seen (set[str]): cases that training drew; the others are marked as zero-shot.
+        differences (dict[str, dict[str, dict]]): arm -> label of a case -> ``mean``, ``low`` and ``high``.
+        seen (set[str]): labels of cases that training drew; the others are marked as zero-shot.
     """
     cases = list(next(iter(differences.values())))
     figure = new_figure((1.3 * len(cases) + 1.5, 4.8))
@@ -28,7 +28,7 @@ def draw_ablation(path, differences, seen):
                       capsize=3, label=arm)
     axes.axhline(0, color='0.4', linewidth=1)
     axes.set(ylabel='difference in mAP to\nCMT + failure training', xticks=np.arange(len(cases)),
-             xticklabels=[case.replace(':', '\n', 1) + ('' if case in seen else '\n(zero-shot)') for case in cases])
+             xticklabels=[case + ('' if case in seen else '\n(zero-shot)') for case in cases])
     axes.grid(axis='y', alpha=0.3)
     legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
     save_figure(figure, path)

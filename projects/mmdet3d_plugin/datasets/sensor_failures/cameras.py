@@ -39,8 +39,8 @@ class ViewDrop:
 
     def __post_init__(self):
         if (self.count is None) == (not self.cameras) or (self.count is not None and self.count < 1) \
-                or not all(self.cameras):
-            raise ValueError('ViewDrop needs either a count >= 1 or names of cameras, got '
+                or not all(self.cameras) or len(set(self.cameras)) < len(self.cameras):
+            raise ValueError('ViewDrop needs either a count >= 1 or different names of cameras, got '
                              f'count={self.count} and cameras={self.cameras}')
 
     @classmethod

@@ -1,5 +1,6 @@
 """A failure case, which configs and command lines name by a text such as 'fov:60+view_drop:3'."""
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Tuple
 
@@ -28,7 +29,7 @@ class CasePart(NamedTuple):
 class FailureCase:
     """Failures that strike a sample one after the other, none for 'clean'.
 
-    Cases are equal where their texts are, and sort and hash by them. See :meth:`parse`.
+    Cases are equal where their texts are. See :meth:`parse`.
 
     Attributes:
         parts: tuple of CasePart.
@@ -59,6 +60,8 @@ class FailureCase:
         known = FAILURES.get(name)
         if known is None or bool(colon) != known.takes_argument:
             raise ValueError(f'case {case!r}: {text!r} is no failure; allowed: {case_help()}')
+        if re.fullmatch(r'[0-9_]*_[0-9_]*', argument):  # which int() would read
+            raise ValueError(f'case {case!r}: {argument!r} is no number; allowed: {case_help()}')
         try:
             failure = known.make(argument) if colon else known.make()
         except ValueError as error:
@@ -97,6 +100,11 @@ class FailureCase:
     def needs(self):
         """frozenset[str]: all that its failures need, see ``register_failure``."""
         return frozenset(need for failure in self.failures for need in failure.needs)
+
+    @property
+    def label(self):
+        """str: the case for axes of plots, a failure a line."""
+        return '\n+ '.join(map(str, self.parts)) or CLEAN
 
     @property
     def file_name(self):
@@ -147,6 +155,6 @@ def failure_rng(token, case, *seed):
 def _same_number(argument):
     """One way to write each number (60.0 -> 60); anything else stays as it is."""
     try:
-        return f'{float(argument):g}'
+        return repr(float(argument)).removesuffix('.0')
     except ValueError:  # names of cameras, or nothing
         return argument
