@@ -194,7 +194,8 @@ def test_an_editable_install(repo_root, tmp_path):
     done = subprocess.run([interpreter, '-W', 'ignore', '-c', """
 import importlib.util, cmt_aqr
 print(cmt_aqr.__file__)
-print([name for name in ('projects', 'tests', 'tools', 'configs') if importlib.util.find_spec(name)])
+specs = [importlib.util.find_spec(name) for name in ('projects', 'tests', 'tools', 'configs', 'setup')]
+print([spec for spec in specs if spec and 'checkout' in str(spec)])
 """], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines() == [str(source / 'projects/mmdet3d_plugin/__init__.py'), '[]'], done.stderr
 

@@ -15,7 +15,7 @@ def build(settings):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (x.requires_grad_() for x in attention_inputs(settings, generator))
     weights = torch.rand(2, settings.batch, settings.queries, generator=generator).requires_grad_()
-    where = projections(settings, generator)
+    where = random_projections(settings, generator)
     modes = {'global': AttentionBiasGenerator(), 'per view': AttentionBiasGenerator(per_view=True),
              'local': AttentionBiasGenerator(use_local_bias=True)}
     projections = torch.nn.MultiheadAttention(HEADS * DIMS, HEADS)
@@ -24,7 +24,7 @@ def build(settings):
         """The seed's way: a dense bias per head in nn.MultiheadAttention, whose projections are part of it."""
         bias = modes['global'](*weights, **where).repeat_interleave(HEADS, dim=0)  # (B * heads, Q, F)
         flat = [x.transpose(1, 2).flatten(2).transpose(0, 1) for x in (query, key, value)]
-        return projections(*flat, attn_mask=bias, need_weights=True)[0]
+        return random_projections(*flat, attn_mask=bias, need_weights=True)[0]
 
     candidates = {'plain': lambda: F.scaled_dot_product_attention(query, key, value)}
     for name, mode in modes.items():
@@ -46,7 +46,7 @@ def build(settings):
     return Comparison(candidates, {'forward': run_without_grad, 'forward + backward': both})
 
 
-def projections(settings, generator):
+def random_projections(settings, generator):
     """Where queries fall on the maps, as arguments of ``AttentionBiasGenerator.compact``: a random BEV cell, a random
     cell (row, col) in each view, and one view that sees the query; one query in seven is in an overlap of two.
     """

@@ -19,7 +19,7 @@ def test_attentions_that_stand_for_the_same_bias_agree(tiny_scale):
 
 
 def test_one_query_in_seven_is_in_an_overlap(tiny_scale):
-    seen = attention.projections(Settings(queries=5000), torch.Generator().manual_seed(0))['pts_pers_valid']
+    seen = attention.random_projections(Settings(queries=5000), torch.Generator().manual_seed(0))['pts_pers_valid']
     assert seen.any(dim=-1).all() and seen.sum(dim=-1).max() == 2
     assert (seen.sum(dim=-1) == 2).float().mean().item() == pytest.approx(1 / 7, abs=0.02)
 

@@ -49,12 +49,7 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
     setup_multi_processes(cfg)
     torch.backends.cudnn.benchmark = cfg.get('cudnn_benchmark', False)
     cfg.work_dir = cfg.work_dir or osp.join('./work_dirs', osp.splitext(name)[0])
-    if cfg.resume_from is None and cfg.get('auto_resume'):
-        cfg.resume_from = find_latest_checkpoint(cfg.work_dir)
-    start_from = cfg.resume_from or cfg.load_from
-    if start_from and '://' not in start_from and not osp.isfile(start_from):
-        option = 'resume_from' if cfg.resume_from else 'load_from'
-        raise FileNotFoundError(f'{option}: no such checkpoint: {start_from} (--cfg-options {option}=None for none)')
+    start_from = _starting_checkpoint(cfg)
 
     distributed = init_distributed(launcher, **cfg.get('dist_params', {}))
     world_size = get_dist_info()[1]
@@ -90,6 +85,17 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
     # Models of one seed see the same data and augmentation, however many numbers their initialisation drew.
     seed_everything(cfg.seed, diff_seed, deterministic)
     runner.run([build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
+
+
+def _starting_checkpoint(cfg):
+    """Path or address of the checkpoint that training starts or goes on from, None for none; sets `cfg.resume_from`."""
+    if cfg.resume_from is None and cfg.get('auto_resume'):
+        cfg.resume_from = find_latest_checkpoint(cfg.work_dir)
+    start_from = cfg.resume_from or cfg.load_from
+    if start_from and '://' not in start_from and not osp.isfile(start_from):
+        option = 'resume_from' if cfg.resume_from else 'load_from'
+        raise FileNotFoundError(f'{option}: no such checkpoint: {start_from} (--cfg-options {option}=None for none)')
+    return start_from
 
 
 def _consistent_config(cfg):

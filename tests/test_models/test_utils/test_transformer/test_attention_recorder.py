@@ -55,6 +55,21 @@ def make_inputs(batch=2, num_query=4, modalities=MODALITIES, seed=0, bev=BEV, vi
     return [x, x_img, query, bev_pos, rv_pos]
 
 
+def joined(mask, bias, shape, dtype):
+    """What mask and bias add to the scores, (B, HEADS, Q, F), zeros where there is neither."""
+    total = torch.zeros(shape, dtype=dtype)
+    if bias is not None:
+        dense = bias.dense() if isinstance(bias, AttentionBias) else bias
+        total = total + (dense if dense.dim() == 4 else dense[:, None])
+    if mask is not None:
+        added = torch.where(mask, -math.inf, 0.0) if mask.dtype == torch.bool else mask
+        if mask.dim() == 3:  # of each head, or shared by them
+            heads = HEADS if len(mask) == shape[0] * HEADS else 1
+            added = added.view(shape[0], heads, *shape[2:])
+        total = total + added
+    return total
+
+
 def make_masks(kind, inputs, seed=0):
     """(mask for the cross-attention's slot, AQR bias, both together as (B, HEADS, Q, F) or None)."""
     generator = torch.Generator().manual_seed(seed + 1)
@@ -105,17 +120,8 @@ def make_masks(kind, inputs, seed=0):
     elif kind == 'minus infinity':
         mask = normal(num_query, num_tokens).masked_fill(forbid(num_query, num_tokens), -math.inf)
 
-    total = None if kind is None else torch.zeros(batch, HEADS, num_query, num_tokens, dtype=query.dtype)
-    if bias is not None:
-        dense = bias.dense() if isinstance(bias, AttentionBias) else bias
-        total = total + (dense if dense.dim() == 4 else dense[:, None])
-    if mask is not None:
-        added = torch.where(mask, -math.inf, 0.0) if mask.dtype == torch.bool else mask
-        if mask.dim() == 3:  # of each head, or shared by them
-            heads = HEADS if len(mask) == batch * HEADS else 1
-            added = added.view(batch, heads, num_query, num_tokens)
-        total = total + added
-    return mask, bias, total
+    shape = batch, HEADS, num_query, num_tokens
+    return mask, bias, None if kind is None else joined(mask, bias, shape, query.dtype)
 
 
 def scores_by_hand(attn, query, key):
