@@ -24,7 +24,7 @@ def build(settings):
         """The seed's way: a dense bias per head in nn.MultiheadAttention, whose projections are part of it."""
         bias = modes['global'](*weights, **where).repeat_interleave(HEADS, dim=0)  # (B * heads, Q, F)
         flat = [x.transpose(1, 2).flatten(2).transpose(0, 1) for x in (query, key, value)]
-        return random_projections(*flat, attn_mask=bias, need_weights=True)[0]
+        return projections(*flat, attn_mask=bias, need_weights=True)[0]
 
     candidates = {'plain': lambda: F.scaled_dot_product_attention(query, key, value)}
     for name, mode in modes.items():
