@@ -8,6 +8,7 @@ from mmcv import Config
 from mmcv.utils import import_modules_from_strings
 
 from ..package_names import CHECKOUT_NAME, DISTRIBUTION, registration
+from .config_variables import refuse_overridden_variables, refuse_variables
 
 # Keys that may be added to the sections of a config that no constructor checks. Sections with a `type` take any key
 # here: what is built from them rejects the keys it does not know.
@@ -45,7 +46,8 @@ def load_config(path, options=None):
 
     Raises:
         FileNotFoundError: no such config.
-        KeyError: an option, or a key of `data`, `log_config` or `checkpoint_config`, that nothing would read.
+        KeyError: an option, a variable of a base config, or a key of `data`, `log_config` or `checkpoint_config`, that
+            nothing would read.
         ValueError: `plugin=True` without a `plugin_dir` that could be a package.
         ImportError: that package does not import, or registers what is registered already.
     """
@@ -53,6 +55,8 @@ def load_config(path, options=None):
         raise FileNotFoundError(f'config file not found: {path}')
     cfg = Config.fromfile(str(path), import_custom_modules=False)
     _import_custom_modules(cfg)
+    refuse_overridden_variables(path, _KNOWN_KEYS[''])
+    refuse_variables(cfg, options or {}, _KNOWN_KEYS[''])
     _check_options(cfg, options or {})
     cfg.merge_from_dict(options or {})
     _check_keys(cfg)
