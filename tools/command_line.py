@@ -5,8 +5,10 @@ is parsed: torch, mmcv and mmdet3d take seconds to import. That way `--help` and
 a missing environment is reported in one sentence.
 """
 import argparse
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +38,7 @@ def run(parse_args, main):
     """
     try:
         args = parse_args()
+        _quiet_libraries()
         import projects.mmdet3d_plugin  # noqa: F401
         main(args)
     except ModuleNotFoundError as error:
@@ -43,6 +46,13 @@ def run(parse_args, main):
             raise
         sys.exit(f'{sys.executable} has no module {error.name!r}: build the environment with {ROOT}/tools/setup_env.sh '
                  f'and activate it with `source {ROOT}/.venv/bin/activate`')
+
+
+def _quiet_libraries():
+    """Leave out what libraries say at every start: that mmcv 2 is out, and that there is no CUDA."""
+    warnings.filterwarnings('ignore', message='On January 1, 2023, MMCV will release')
+    logging.getLogger('torch.utils.cpp_extension').addFilter(
+        lambda record: 'No CUDA runtime is found' not in record.getMessage())
 
 
 def new_parser(description):

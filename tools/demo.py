@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detect objects and draw them: tools/demo.py CONFIG [CHECKPOINT] (--frame DIR | --sample INDEX ...) --out DIR"""
+"""Detect objects and draw them: tools/demo.py CONFIG [CHECKPOINT] (--frame DIR | --sample TOKEN|INDEX ...) --out DIR"""
 import logging
 import math
 import os.path as osp
@@ -16,7 +16,7 @@ def parse_args():
     frames = parser.add_mutually_exclusive_group(required=True)
     frames.add_argument('--frame', type=command_line.existing_folder, metavar='DIR',
                         help='folder of frames, see FrameFolderDataset')
-    frames.add_argument('--sample', nargs='+', type=int, metavar='INDEX', help="samples of the config's test data")
+    frames.add_argument('--sample', nargs='+', metavar='TOKEN|INDEX', help="samples of the config's test data")
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for pictures and detections')
     parser.add_argument('--score-thr', type=command_line.score, default=0.3, metavar='SCORE',
                         help='lowest score of the detections that are drawn and written (default: %(default)s)')
@@ -62,13 +62,13 @@ def select_frames(args, cfg):
     from mmdet3d.datasets import build_dataset
 
     from projects.mmdet3d_plugin.apis.inference import build_frame_dataset
+    from projects.mmdet3d_plugin.apis.routing_snapshot import find_sample, sample_tokens
     if args.frame is not None:
         dataset = build_frame_dataset(cfg, args.frame)
         return dataset, range(len(dataset))
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
-    if not all(0 <= index < len(dataset) for index in args.sample):
-        raise ValueError(f'--sample: the test data have samples 0 to {len(dataset) - 1}, got {args.sample}')
-    return dataset, args.sample
+    tokens = sample_tokens(dataset)
+    return dataset, [find_sample(tokens, sample) for sample in args.sample]
 
 
 def load_model(args, cfg):

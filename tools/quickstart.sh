@@ -15,6 +15,7 @@ baseline_config=configs/cmt_synthetic.py baseline=checkpoints/cmt_synthetic.pth
 aqr_config=configs/cmt_aqr_synthetic.py aqr=$work/aqr/latest.pth
 # The model is small: threads would mostly wait for each other, on a busy machine ten times as long as they work.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export PYTHONUNBUFFERED=1        # progress shows as it is made
 mkdir -p "$work"
 exec 8> "$work/.lock"          # also held by what a killed quickstart left running
 flock -n 8 || { echo 'waiting for another quickstart to end'; flock 8; }
@@ -35,15 +36,30 @@ step() {
 # filtered NAME PATTERN SCRIPT...: runs a Python script; shows only lines that match, in case of an error its end.
 filtered() {
     local log=$work/$1.txt pattern=$2; shift 2
-    "$python" "$@" 2>&1 | tee "$log" |
-        awk -v pattern="$pattern" '$0 ~ pattern { print substr($0, 1, 160); fflush() }' ||
-        { tail -n 20 "$log"; return 1; }
+    "$python" "$@" 2>&1 | tee "$log" | show "$pattern" || { tail -n 20 "$log"; return 1; }
+}
+# show PATTERN: passes on the lines that match, at once (some awks wait for more). Of the many numbers in a line of training
+# it shows where it is, the time left and the losses.
+show() {
+    local line text name
+    while IFS= read -r line; do
+        [[ $line =~ $1 ]] || continue
+        text=${line:0:160}
+        if [[ $line =~ Epoch\ \[[0-9]+\]\[[0-9]+/[0-9]+\] ]]; then
+            text=${BASH_REMATCH[0]}
+            for name in eta loss_aqr loss; do
+                [[ $line =~ [[:space:],]($name:\ [^,]*) ]] && text+=", ${BASH_REMATCH[1]}"
+            done
+        fi
+        printf '%s\n' "$text"
+    done
 }
 generate() {
     "$python" tools/make_synthetic_nuscenes.py --out $data --version v1.0-mini
 }
 create_infos() {
-    "$python" tools/create_data.py nuscenes --root-path $data --version v1.0-mini --out-dir $data --extra-tag nuscenes
+    "$python" tools/create_data.py nuscenes --root-path $data --version v1.0-mini --out-dir $data --extra-tag nuscenes \
+        --no-gt-database
 }
 # digest FILE...: 16 hex digits that change with the contents of the files and of the configs.
 digest() { find configs -name '*.py' | LC_ALL=C sort | xargs cat "$@" | sha256sum | cut -c1-16; }
@@ -72,7 +88,7 @@ step 'environment' '' tools/setup_env.sh
 python=.venv/bin/python
 [ "${CMT_AQR_ACTIVE:-0}" != 1 ] || python=$(command -v "${PYTHON:-python}")
 step 'synthetic data' $data/v1.0-mini generate
-step 'info files and ground-truth database' $data/nuscenes_dbinfos_train.pkl create_infos
+step 'info files' $data/nuscenes_infos_val.pkl create_infos
 inputs=$(digest $baseline $data/nuscenes_infos_train.pkl)
 step 'fine-tuning of AQR from the baseline' $work/aqr/.finished_$inputs fine_tune
 step 'test of baseline and AQR' '' compare
@@ -81,6 +97,9 @@ step 'pictures' $work/pictures/.finished_$drawn draw
 
 printf '\n'
 cat $work/compare/comparison.md
-printf '\nfor spreadsheets: %s\npictures:\n' $work/compare/comparison.csv
-ls $work/pictures/*.png $work/pictures/*/*.png $work/pictures/*/*.html
+printf '\n(both: clean; lidar: no cameras; camera: no LiDAR.) For spreadsheets: %s\npictures:\n' $work/compare/comparison.csv
+ls $work/pictures/*.png $work/pictures/*/*.png
+printf '\nOpen %s: what the router decided, clean and with three cameras lost. The bias is weak here and colors are pale;\n' \
+    $work/pictures/router/report.html
+printf 'headings of this small baseline are often wrong.\n'
 printf '\n%d s in all\n' $SECONDS

@@ -8,6 +8,7 @@
 # Environment variables: TEST_JOBS, how many test processes (default: 2); CMT_AQR_ACTIVE=1, use the active Python
 # (PYTHON, default: python) instead of .venv, as in tools/setup_env.sh.
 set -euo pipefail
+case ${1:-} in -h|--help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/tools/setup_env.sh"
 

@@ -177,7 +177,8 @@ key=$(sha256sum "$pins" | cut -c1-12)-py311-$(uname -m)-$device
 env_dir=${CMT_AQR_CACHE:-$HOME/.cache/cmt-aqr}/env-$key
 mkdir -p "$(dirname "$env_dir")"
 exec 9> "$env_dir.lock"
-flock 9                                  # a second checkout waits for the first build instead of disturbing it
+# A second checkout waits for the first build instead of disturbing it.
+flock -n 9 || { log "waiting for another set-up that builds $env_dir"; flock 9; }
 if [ ! -e "$env_dir/.complete" ] || ! "$env_dir/bin/python" -c '' 2>/dev/null; then
     log "building $env_dir (log: $env_dir.log)"
     "$base" -m venv "$env_dir"           # an interrupted build goes on where it stopped

@@ -143,7 +143,8 @@ data = dict(test=dict(
     del dataset.data_infos[1]['gt_boxes']
     assert inference.ground_truth(dataset, 1) is None
     text = run_tool('demo.py', 'config.py', '--sample', 0, 2, '--out', 'none', *options, cwd=tmp_path, code=1)
-    assert '--sample: the test data have samples 0 to 1, got [0, 2]' in text and not (tmp_path / 'none').exists()
+    assert "no sample '2' in the test data: allowed are indices 0 to 1 and tokens" in text
+    assert not (tmp_path / 'none').exists()
 
 
 @pytest.mark.parametrize('arguments, message', [

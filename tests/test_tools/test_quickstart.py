@@ -19,9 +19,11 @@ if [ -e "die_in_$tool" ]; then
 fi
 case $tool in
     make_synthetic_nuscenes.py) mkdir -p data/nuscenes_synthetic/v1.0-mini ;;
-    create_data.py) touch data/nuscenes_synthetic/nuscenes_{infos_train,infos_val,dbinfos_train}.pkl ;;
+    create_data.py) touch data/nuscenes_synthetic/nuscenes_{infos_train,infos_val}.pkl ;;
     train.py)
-        echo "noise"; echo "now - mmdet - INFO - Epoch [1][10/20]"
+        echo "noise"
+        echo "now - mmdet - INFO - Epoch [1][10/20]	lr: 1.0e-04, eta: 0:00:07, time: 0.5, loss_cls: 1.5, $(seq -s, 99)," \
+            "loss_aqr: 0.25, loss: 3.75, grad_norm: 2.5"
         echo "$@" $$ >> $work/aqr/latest.pth ;;
     compare.py)
         echo "noise"; echo "[1/2] baseline, both"
@@ -68,7 +70,8 @@ def test_all_steps_once(project):
     assert calls(project) == TOOLS
     assert '| the table |' in result.stdout and result.stdout.count('frame_000_bev.png') == 2
     assert 'pictures/training.png' in result.stdout and 'pictures/router/report.html' in result.stdout
-    assert 'Epoch [1][10/20]' in result.stdout and '[1/2] baseline' in result.stdout and 'noise' not in result.stdout
+    assert 'Epoch [1][10/20], eta: 0:00:07, loss_aqr: 0.25, loss: 3.75\n' in result.stdout
+    assert '[1/2] baseline' in result.stdout and 'noise' not in result.stdout
     again = run(project)
     assert calls(project) == ['compare.py'] and again.stdout.count('done before') == 4
     assert '| the table |' in again.stdout

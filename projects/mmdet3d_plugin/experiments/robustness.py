@@ -323,8 +323,9 @@ def measure_robustness(cfg, checkpoint, cases=DEFAULT_CASES, out='work_dirs/robu
     table += ''.join(f'\n\nmRA ({control}): {value:.3f}' for control, value in summary['mRA'].items())
     table += ('\n\nRA: NDS over clean NDS; mRA: its mean over kinds of failures of the mean over severities. Recall '
               f'within 2 m at a score of {RECALL_SCORE:g}, of boxes inside and outside the places where a sensor is '
-              'lost. LiDAR attention: share of the cross-attention, mean over layers. Weights: mean where the sensor '
-              'named is lost and elsewhere.')
+              'lost. LiDAR attention: share of the cross-attention, mean over layers.')
+    if test.routes:
+        table += ' Weights: mean where the sensor named is lost and elsewhere.'
     with atomic_path(Path(out) / 'robustness.md') as path:
         path.write_text(f'{table}\n')
     return table
