@@ -1,11 +1,7 @@
-import csv
-import math
-
 import pytest
 
 from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset
 from projects.mmdet3d_plugin.evaluation.nuscenes_scores import CLASSES, nuscenes_scores
-from projects.mmdet3d_plugin.utils.tables import markdown_table, write_csv
 
 PREFIX = 'pts_bbox_NuScenes/'
 
@@ -43,16 +39,3 @@ def test_metrics_of_something_else():
     del metrics[f'{PREFIX}bus_AP_dist_2.0']
     with pytest.raises(ValueError, match='lack .*bus_AP_dist_2.0'):
         nuscenes_scores(metrics)
-
-
-def test_tables(tmp_path):
-    rows = [dict(mode='local', strength=3, mAP=0.12345, NDS=math.nan),
-            dict(mode='global', strength=10, mAP=1.0, NDS=None)]
-    assert markdown_table(rows).splitlines() == [
-        '| mode   | strength |   mAP | NDS |',
-        '|--------|---------:|------:|----:|',
-        '| local  |        3 | 0.123 |   - |',
-        '| global |       10 | 1.000 |   - |']
-    write_csv(tmp_path / 'new' / 'rows.csv', rows)
-    written = list(csv.DictReader((tmp_path / 'new' / 'rows.csv').open()))
-    assert [row['mAP'] for row in written] == ['0.12345', '1.0'] and list(written[0]) == list(rows[0])
