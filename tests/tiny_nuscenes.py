@@ -73,6 +73,7 @@ def write_tiny_nuscenes(folder):
     data = folder / 'data'
     data.mkdir()
     points = np.random.RandomState(0).uniform(-30, 30, (50, 5)).astype(np.float32)
+    points[:, 4] = np.arange(50) % 32  # the ring
     points.tofile(data / 'points.bin')
     cv2.imwrite(str(data / 'image.png'), np.full((16, 32, 3), 100, np.uint8))
     camera = dict(data_path=str(data / 'image.png'), timestamp=0, cam_intrinsic=np.eye(3),

@@ -386,3 +386,51 @@ def test_repetitions_meet_failures_of_their_own(repo_root, real_frame):
 def test_bad_repetitions(real_frame, repeat, test_mode):
     with pytest.raises(ValueError, match='repeat must be an integer >= 1, and 1 with test_mode=True'):
         FrameFolderDataset(str(real_frame), pipeline=PIPELINE, repeat=repeat, test_mode=test_mode)
+
+
+def test_points_of_another_number_of_values_than_declared_are_refused(copied_frame):
+    def change(content):
+        content['data_list'][0]['lidar_points']['num_pts_feats'] = 7
+
+    with pytest.raises(ValueError, match=r'has \d+ bytes, no multiple of 28 for the declared 7 float32 values'):
+        FrameFolderDataset(copied_frame(change))
+    root = copied_frame(lambda content: content['data_list'][0]['lidar_points'].update(num_pts_feats=1))
+    with pytest.raises(ValueError, match=r'frame 0 declares points of 1 values \(num_pts_feats\), .* reads 5'):
+        FrameFolderDataset(root, pipeline=PIPELINE[:1])
+
+
+@pytest.mark.parametrize('key', ['cam2img', 'lidar2cam'])
+def test_a_calibration_that_is_not_finite_is_refused(copied_frame, key):
+    def change(content):
+        content['data_list'][0]['images']['CAM_BACK'][key][0][0] = float('nan')
+
+    with pytest.raises(ValueError, match=f'images.CAM_BACK.{key} of frame 0 is not finite'):
+        FrameFolderDataset(copied_frame(change), test_mode=True)
+
+
+def test_bad_boxes_are_left_out_with_a_warning(copied_frame, caplog, monkeypatch):
+    from mmdet3d.utils import get_root_logger
+    monkeypatch.setattr(get_root_logger(), 'propagate', True)
+    numbers = []
+
+    def change(content):
+        instances = content['data_list'][0]['instances']
+        instances[0]['bbox_3d'] = [float('nan'), *instances[0]['bbox_3d'][1:]]
+        instances[1]['bbox_3d'] = [*instances[1]['bbox_3d'][:3], 0, *instances[1]['bbox_3d'][4:]]
+        numbers.append(len(instances))
+
+    dataset = FrameFolderDataset(copied_frame(change))
+    assert len(dataset.data_infos[0]['instances']) == numbers[0] - 2
+    assert '2 boxes have numbers that are not finite or sizes that are not above 0' in caplog.text
+
+
+def test_training_wants_equal_numbers_of_cameras(copied_frame):
+    def change(content):
+        frame = copy.deepcopy(content['data_list'][0])
+        del frame['images']['CAM_BACK']
+        content['data_list'].append(dict(frame, token='second'))
+
+    root = copied_frame(change)
+    with pytest.raises(ValueError, match="has 6, 'second' has 5"):
+        FrameFolderDataset(root)
+    assert [len(FrameFolderDataset(root, test_mode=True).get_data_info(i)['lidar2img']) for i in (0, 1)] == [6, 5]

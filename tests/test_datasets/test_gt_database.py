@@ -301,3 +301,26 @@ def test_samples_without_objects_and_objects_of_no_class(few_infos, tmp_path):
     assert sum(map(len, records.values())) == sum(info['valid_flag'].sum() for info in content['infos'][2:])
     few_infos.write_bytes(pickle.dumps(dict(content, infos=[])))
     assert mmcv.load(str(create_gt_database(few_infos, tmp_path))) == {}
+
+
+@pytest.mark.parametrize('change', [
+    lambda info: info.update(token='../../escaped'), lambda info: info.update(token='x' * 300),
+    lambda info: info.update(gt_names=np.array(['../car'] * len(info['gt_names'])))])
+def test_names_that_would_leave_the_folder_are_refused(few_infos, tmp_path, change):
+    content = mmcv.load(str(few_infos))
+    change(content['infos'][1])
+    few_infos.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match='become file names: .* must have 1 to 100 characters, no slash'):
+        create_gt_database(few_infos, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_damaged_image_is_named(few_infos, tmp_path):
+    content = mmcv.load(str(few_infos))
+    cut = tmp_path / 'cut.jpg'
+    path = content['infos'][0]['cams']['CAM_FRONT']['data_path']
+    cut.write_bytes(open(path, 'rb').read()[:3000])
+    content['infos'][0]['cams']['CAM_FRONT']['data_path'] = str(cut)
+    few_infos.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match='cut.jpg .* was cut short'):
+        create_gt_database(few_infos, tmp_path / 'out')

@@ -280,3 +280,45 @@ def test_missing_sensor_files_are_named(copied, nusc, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'1 of the \d+ files .*samples/lost.bin'):
         create_nuscenes_infos(root, 'v1.0-mini', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
+
+
+def test_five_cameras(copied, nusc, tmp_path):
+    gone = {row['token'] for row in nusc.sample_data if row['channel'] == 'CAM_BACK'}
+    root = copied(sample_data=lambda rows: [row for row in rows if row['token'] not in gone])
+    paths = create_nuscenes_infos(root, 'v1.0-mini', tmp_path / 'out')
+    info = mmcv.load(str(paths['val']))['infos'][0]
+    assert list(info['cams']) == [name for name in CAMERAS if name != 'CAM_BACK']
+
+
+def test_samples_and_sweeps_with_missing_files_are_left_out_on_request(copied, nusc, tmp_path, capsys):
+    keyframe = next(row for row in nusc.sample_data if row['channel'] == 'CAM_FRONT')
+    sweep = next(row for row in nusc.sample_data if not row['is_key_frame'] and row['next']
+                 and row['sample_token'] != keyframe['sample_token'])
+    lost = {keyframe['token'], sweep['token']}
+    root = copied(sample_data=lambda rows: [
+        dict(row, filename='samples/lost') if row['token'] in lost else row for row in rows])
+    with pytest.raises(FileNotFoundError, match='samples/lost .*--skip-missing'):
+        create_nuscenes_infos(root, 'v1.0-mini', tmp_path / 'out')
+    paths = create_nuscenes_infos(root, 'v1.0-mini', tmp_path / 'out', skip_missing=True)
+    infos = [info for path in paths.values() for info in mmcv.load(str(path))['infos']]
+    assert len(infos) == len(nusc.sample) - 1 and keyframe['sample_token'] not in {info['token'] for info in infos}
+    text = capsys.readouterr().out
+    assert 'left out for missing files: 1 samples, and ' in text and 'and 0 sweeps' not in text
+
+
+def test_own_splits(copied, tmp_path, capsys):
+    root = copied(scene=lambda rows: [dict(row, name=f'my-{i}') for i, row in enumerate(rows)])
+    splits = tmp_path / 'splits.json'
+    splits.write_text(json.dumps(dict(train=['my-0', 'my-2'], val=['my-1'])))
+    paths = create_nuscenes_infos(root, 'v1.0-mini', tmp_path / 'out', splits_file=splits)
+    assert {split: len(mmcv.load(str(path))['infos']) for split, path in paths.items()} == dict(train=4, val=2)
+    assert '7 of 10 scenes are in no split of the file and are left out' in capsys.readouterr().out
+    for content, message in ((dict(train=['my-77']), r"names scenes that .* lacks: \['my-77'\]"),
+                             (['my-0'], 'must hold'), (dict(a=['my-0'], b=['my-0']), 'more than once'),
+                             ({'../x': ['my-0']}, 'become file names')):
+        splits.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            create_nuscenes_infos(root, 'v1.0-mini', tmp_path / 'out', splits_file=splits)
+    splits.write_text('{')
+    with pytest.raises(ValueError, match='splits.json is no JSON'):
+        create_nuscenes_infos(root, 'v1.0-mini', tmp_path / 'out', splits_file=splits)

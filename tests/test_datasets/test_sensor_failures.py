@@ -117,6 +117,14 @@ def test_every_name_of_the_help_exists():
         assert name in case_help()
 
 
+@pytest.mark.parametrize('case, message', [
+    ('fvo:60', "'fvo:60' is no failure, did you mean fov\\?"), ('fov', 'fov takes an argument; allowed'),
+    ('lidar_drop:1', 'lidar_drop takes no argument')])
+def test_mistakes_say_what_is_wrong(case, message):
+    with pytest.raises(ValueError, match=message):
+        FailureCase.parse(case)
+
+
 def test_a_case_is_an_object():
     case = FailureCase.parse('view_drop:CAM_FRONT,CAM_BACK+fov:60.0')
     assert str(case) == 'view_drop:CAM_FRONT,CAM_BACK+fov:60' and case == FailureCase.parse(str(case)) != 'fov:60'
@@ -498,3 +506,12 @@ def test_objects_of_the_real_frame(sample):
         else:
             assert left > 0.8 * count - 2  # neighbors may reach into it
     assert emptied > 10
+
+
+@pytest.mark.parametrize('text', ['view_drop:CAM/../../CAM_BACK', 'view_drop:..\\x', '+'.join(['fov:60'] * 80)])
+def test_file_names_stay_in_their_folder_and_are_short(text, tmp_path):
+    names = {FailureCase.parse(case).file_name for case in (text, f'{text}+lidar_drop', 'fov:60', 'lidar_drop')}
+    assert len(names) == 4
+    for name in names:
+        (tmp_path / f'{name}.png').write_text('')
+    assert len(list(tmp_path.iterdir())) == 4

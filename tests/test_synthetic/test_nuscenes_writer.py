@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,7 +20,7 @@ from nuscenes.utils.geometry_utils import points_in_box, view_points
 from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
 
-from projects.mmdet3d_plugin.synthetic import write_nuscenes
+from projects.mmdet3d_plugin.synthetic import nuscenes_writer, write_nuscenes
 from projects.mmdet3d_plugin.synthetic.nuscenes_writer import ego_mount, scene_names
 from projects.mmdet3d_plugin.synthetic.ray_casting import cast_rays
 from projects.mmdet3d_plugin.synthetic.sensors import (
@@ -360,6 +362,42 @@ def test_a_killed_run_leaves_no_tables_and_is_repeated(tmp_path, repo_root):
     assert write_nuscenes(str(tmp_path / 'a'), **SMALL)
     assert write_nuscenes(str(tmp_path / 'b'), **SMALL)
     assert files(tmp_path / 'a') == files(tmp_path / 'b')
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    real = nuscenes_writer._write_scene
+    calls = []
+
+    def write(name, **kwargs):
+        calls.append(name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(name, **kwargs)
+
+    monkeypatch.setattr(nuscenes_writer, '_write_scene', write)
+    with pytest.raises(KeyboardInterrupt):
+        write_nuscenes(str(tmp_path / 'a'), **SMALL)
+    assert write_nuscenes(str(tmp_path / 'a'), **SMALL)
+    assert calls == [calls[0], calls[1], calls[1]]  # the first scene once
+    assert write_nuscenes(str(tmp_path / 'b'), **SMALL)
+    assert files(tmp_path / 'a') == files(tmp_path / 'b')
+
+
+def _kill_the_first(name, marker, **kwargs):
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return nuscenes_writer.real_write_scene(name, **kwargs)
+    return os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_an_error_and_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(nuscenes_writer, 'real_write_scene', nuscenes_writer._write_scene, raising=False)
+    monkeypatch.setattr(nuscenes_writer, '_write_scene', partial(_kill_the_first, marker=tmp_path / 'killed'))
+    with pytest.raises(BrokenProcessPool):
+        write_nuscenes(str(tmp_path / 'a'), workers=2, **SMALL)
+    assert not (tmp_path / 'a/v1.0-mini').exists()
+    assert write_nuscenes(str(tmp_path / 'a'), workers=2, **SMALL)
 
 
 @pytest.mark.parametrize('change, message', [

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 
@@ -45,3 +46,11 @@ def test_bad_arguments_are_refused(run_tool, root, tmp_path):
     assert "invalid choice: 'kitti'" in run_tool('create_data.py', 'kitti', cwd=tmp_path, code=2)
     text = run_tool('create_data.py', 'nuscenes', '--root-path', root, '--version', 'v1.0-test', cwd=tmp_path, code=1)
     assert f"FileNotFoundError: root_path '{root}' has no folder v1.0-test" in text
+
+
+def test_own_splits_and_missing_files(run_tool, root, tmp_path):
+    scenes = [scene['name'] for scene in json.loads((root / 'v1.0-mini/scene.json').read_text())]
+    (tmp_path / 'splits.json').write_text(json.dumps(dict(train=scenes[:1], val=scenes[1:3])))
+    text = run_tool('create_data.py', 'nuscenes', '--root-path', root, '--version', 'v1.0-mini', '--no-gt-database',
+                    '--splits', tmp_path / 'splits.json', '--skip-missing', cwd=tmp_path)
+    assert 'left out for missing files: 0 samples, and 0 sweeps' in text and 'val.pkl: 4 samples' in text

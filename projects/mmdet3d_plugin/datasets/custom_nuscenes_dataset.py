@@ -1,11 +1,14 @@
 import copy
 
-import mmcv
 import numpy as np
 from mmdet.datasets import DATASETS
 from mmdet3d.datasets import NuScenesDataset
 
+from ..evaluation.devkit_evaluation import devkit_metrics
 from .camera_geometry import as_homogeneous, camera_matrices
+from .info_records import check_boxes_hold_points, check_camera_counts, drop_bad_boxes, load_infos, rebased
+
+_SWEEP_LOADERS = ('LoadPointsFromMultiSweeps', 'LoadPointsFromMultiSweepsWithRings')
 
 
 @DATASETS.register_module()
@@ -15,18 +18,48 @@ class CustomNuScenesDataset(NuScenesDataset):
     :class:`mmdet3d.datasets.NuScenesDataset` gives ``lidar2img`` alone; the image transforms of CMT also need the two
     matrices it consists of.
 
+    In tests the loaders of sweeps take the newest ones instead of drawing them, whatever the pipeline says: all models,
+    numbers of workers and runs see the same points. Files that do not lie where the info file says are looked for below
+    ``data_root``. Boxes with values that are not finite or without size are left out, with a warning.
+
     Args:
         return_gt_info (bool): Add a copy of the sample's info record as ``info``; the ground-truth database is made
             from it.
         load_failure_boxes (bool): Add the boxes of the ground truth as ``failure_boxes``, in tests, too: simulated
             object failures need them. ``Collect3D`` keeps them from the model.
+        trust_data (bool): Load an info file that holds more than arrays and plain values, which runs any code in it.
+        pipeline (list[dict] | None): Data pipeline.
         *args, **kwargs: See :class:`mmdet3d.datasets.NuScenesDataset`.
+
+    Raises:
+        FileNotFoundError: if there is no such info file.
+        ValueError: for an info file that is damaged, of another format, of mmdetection3d < 1.0, or has a calibration
+            that is not finite; in training, for samples with different numbers of cameras.
     """
 
-    def __init__(self, *args, return_gt_info=False, load_failure_boxes=False, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, ann_file, pipeline=None, *args, return_gt_info=False, load_failure_boxes=False, trust_data=False,
+                 test_mode=False, **kwargs):
+        self.trust_data = trust_data
+        if test_mode and pipeline is not None:
+            pipeline = [dict(step, test_mode=True) if step['type'] in _SWEEP_LOADERS else step for step in pipeline]
         self.return_gt_info = return_gt_info
         self.load_failure_boxes = load_failure_boxes
+        super().__init__(ann_file, pipeline, *args, test_mode=test_mode, **kwargs)
+
+    def load_annotations(self, ann_file):
+        """Load and check the info file; every ``load_interval``-th record in the order of time."""
+        ann_file.close()  # the parent opened it
+        with_cameras = bool(self.modality and self.modality['use_camera'])
+        with_boxes = not self.test_mode or self.load_failure_boxes
+        infos, self.metadata = load_infos(self.ann_file, with_cameras, with_boxes, self.trust_data)
+        self.version = self.metadata['version']
+        infos = sorted(infos, key=lambda info: info['timestamp'])[::self.load_interval]
+        infos = drop_bad_boxes(self.ann_file, rebased(infos, self.data_root))
+        if not self.test_mode:
+            check_boxes_hold_points(self.ann_file, infos)
+            if with_cameras:
+                check_camera_counts(self.ann_file, {info['token']: len(info['cams']) for info in infos})
+        return infos
 
     def get_data_info(self, index):
         """Describe one sample to the pipeline.
@@ -60,13 +93,8 @@ class CustomNuScenesDataset(NuScenesDataset):
         return annotations
 
     def _evaluate_single(self, result_path, logger=None, metric='bbox', result_name='pts_bbox'):
-        """The parent's evaluation by the nuScenes devkit, which raises where no sample has any detection.
-
-        A model at the start of its training may well be there; by definition both scores are then 0.
-        """
-        if not any(mmcv.load(result_path)['results'].values()):
-            return {f'{result_name}_NuScenes/{score}': 0.0 for score in ('NDS', 'mAP')}
-        return super()._evaluate_single(result_path, logger, metric, result_name)
+        """nuScenes' evaluation by the devkit, on the samples and classes of this dataset; see `devkit_metrics`."""
+        return devkit_metrics(self, result_path, result_name, logger)
 
 
 def _lidar2cam(camera):

@@ -2,16 +2,19 @@ import json
 import os.path as osp
 from pathlib import Path
 
-import mmcv
 import numpy as np
 from mmcv.utils import print_log
 from mmdet.datasets import DATASETS
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.datasets import Custom3DDataset
+from mmdet3d.utils import get_root_logger
 
 from ..core.bbox.detection_records import detection_records
 from ..utils.atomic_file import atomic_path
+from ..utils.restricted_pickle import load_pickle
 from .camera_geometry import camera_matrices
+from .info_records import check_camera_counts
+from .pipelines.point_files import LoadPointsFromFile
 
 _NOT_USED = -1
 _UNKNOWN = -1  # number of LiDAR points
@@ -31,8 +34,7 @@ class FrameFolderDataset(Custom3DDataset):
 
     Args:
         data_root (str): The directory; file names in the info file are relative to it.
-        ann_file (str | None): The info file; default: the only ``*.pkl`` in ``data_root``. It is a pickle: load only
-            files that you trust, unpickling runs code.
+        ann_file (str | None): The info file; default: the only ``*.pkl`` in ``data_root``.
         pipeline (list[dict] | None): Data pipeline.
         classes (Sequence[str] | str | None): Class names in the order of the labels, or a file that lists them;
             default: the categories of the info file in its order. Boxes of other categories, and of label -1 in the
@@ -47,11 +49,15 @@ class FrameFolderDataset(Custom3DDataset):
         load_failure_boxes (bool): See :class:`CustomNuScenesDataset`.
         repeat (int): In training, how many times an epoch contains each frame. If more than once, samples have their
             ``repetition`` (from 0), so that ``SimulateFailure`` draws anew each time.
+        trust_data (bool): Load an info file that holds more than arrays and plain values, which runs any code in it.
 
     Raises:
         FileNotFoundError: if the directory, the info file, or a file that it names does not exist.
-        ValueError: if the info file cannot be chosen, is not in mmdet3d 1.1 format or lacks a key that is needed,
-            ``classes`` has a name unknown to it, or ``filter_empty_gt`` would leave no frame to train on.
+        ValueError: if the info file cannot be chosen, is damaged, is not in mmdet3d 1.1 format, lacks a key that is
+            needed or has a calibration that is not finite; a point file's length is no multiple of the declared
+            ``lidar_points.num_pts_feats``, or the pipeline reads another number; in training, frames have different
+            numbers of cameras; ``classes`` has a name unknown to it, or ``filter_empty_gt`` would leave no frame to
+            train on.
     """
     CLASSES = ()
 
@@ -67,7 +73,8 @@ class FrameFolderDataset(Custom3DDataset):
                  with_velocity=True,
                  min_lidar_points=0,
                  load_failure_boxes=False,
-                 repeat=1):
+                 repeat=1,
+                 trust_data=False):
         if not osp.isdir(data_root):
             raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for the directory of frames')
         if box_type_3d != 'LiDAR':
@@ -77,6 +84,7 @@ class FrameFolderDataset(Custom3DDataset):
         if not isinstance(repeat, int) or isinstance(repeat, bool) or repeat < 1 or (repeat > 1 and test_mode):
             raise ValueError(f'repeat must be an integer >= 1, and 1 with test_mode=True, got {repeat!r}')
         self.repeat = repeat
+        self.trust_data = trust_data
         self.with_velocity = with_velocity
         self.min_lidar_points = min_lidar_points
         self.load_failure_boxes = load_failure_boxes
@@ -89,6 +97,9 @@ class FrameFolderDataset(Custom3DDataset):
             box_type_3d=box_type_3d,
             filter_empty_gt=filter_empty_gt,
             test_mode=test_mode)
+        for transform in self.pipeline.transforms if pipeline is not None else ():
+            if isinstance(transform, LoadPointsFromFile):
+                self._check_declared(transform.load_dim)
         if filter_empty_gt and not test_mode and not any(self.get_cat_ids(i) for i in range(len(self))):
             raise ValueError(f'filter_empty_gt=True leaves no frame of {self.ann_file}: no box of {list(self.CLASSES)} '
                              f'with >= {min_lidar_points} LiDAR points')
@@ -99,17 +110,24 @@ class FrameFolderDataset(Custom3DDataset):
         Returns:
             list[dict]: One record per frame and repetition, all frames once, then again.
         """
-        with ann_file:
-            content = mmcv.load(ann_file, file_format='pkl')
+        ann_file.close()  # the parent opened it
+        content = load_pickle(self.ann_file, 'info file', self.trust_data)
+        if isinstance(content, dict) and 'infos' in content:
+            raise ValueError(f'{self.ann_file} is in mmdet3d 1.0 info format (infos), a frame folder needs 1.1 '
+                             '(data_list); CustomNuScenesDataset reads 1.0')
         if not isinstance(content, dict) or not isinstance(content.get('data_list'), list):
             raise ValueError(f'{self.ann_file} is not in mmdet3d 1.1 info format: it has no data_list')
         if not content['data_list']:
             raise ValueError(f'{self.ann_file} has no frame: its data_list is empty')
         for index, info in enumerate(content['data_list']):
             self._check_keys(index, info)
-            self._lidar_path(info)
+            self._check_point_file(info['lidar_points'], self._lidar_path(info))
             if self.modality['use_camera']:
                 self._image_paths(info)
+        if self.modality['use_camera'] and not self.test_mode:
+            check_camera_counts(self.ann_file, {
+                info.get('token', index): len(info['images']) for index, info in enumerate(content['data_list'])})
+        self._drop_bad_boxes(content['data_list'])
         self._settle_classes((content.get('metainfo') or {}).get('categories'), content['data_list'])
         return content['data_list'] * self.repeat
 
@@ -129,11 +147,42 @@ class FrameFolderDataset(Custom3DDataset):
                 raise ValueError(f'{self.ann_file}: images of frame {index} must name at least one camera')
             for name, camera in info['images'].items():
                 require(camera, 'img_path', 'cam2img', 'lidar2cam', where=f'images.{name}.')
+                for key in ('cam2img', 'lidar2cam'):
+                    if not np.isfinite(np.asarray(camera[key], dtype=float)).all():
+                        raise ValueError(f'{self.ann_file}: images.{name}.{key} of frame {index} is not finite')
         if not self.test_mode and info.get('instances') is None:
             raise ValueError(f'{self.ann_file}: frame {index} lacks instances, the ground truth to train on')
         for number, instance in enumerate(info.get('instances') or []):
             counted = ['num_lidar_pts'] if self.min_lidar_points > 0 else []
             require(instance, 'bbox_3d', 'bbox_label_3d', *counted, where=f'instances.{number}.')
+
+    @staticmethod
+    def _check_point_file(lidar_points, path):
+        values = lidar_points.get('num_pts_feats')
+        if values and osp.getsize(path) % (4 * values):
+            raise ValueError(f'{path} has {osp.getsize(path)} bytes, no multiple of {4 * values} for the declared '
+                             f'{values} float32 values of a point (num_pts_feats)')
+
+    def _check_declared(self, load_dim):
+        """Raise where a frame declares points of another number of values than the pipeline reads."""
+        for index, info in enumerate(self.data_infos):
+            declared = info['lidar_points'].get('num_pts_feats')
+            if declared not in (None, load_dim):
+                raise ValueError(f'{self.ann_file}: frame {index} declares points of {declared} values '
+                                 f'(num_pts_feats), the pipeline reads {load_dim} (load_dim of LoadPointsFromFile)')
+
+    def _drop_bad_boxes(self, infos):
+        """Leave out boxes with numbers that are not finite or sizes not above 0; one warning says how many."""
+        dropped = []
+        for index, info in enumerate(infos):
+            instances = info.get('instances') or []
+            good = [np.isfinite(each['bbox_3d']).all() and min(each['bbox_3d'][3:6]) > 0 for each in instances]
+            dropped += [index] * good.count(False)
+            if not all(good):
+                info['instances'] = [each for each, kept in zip(instances, good) if kept]
+        if dropped:
+            get_root_logger().warning(f'{self.ann_file}: {len(dropped)} boxes have numbers that are not finite or '
+                                      f'sizes that are not above 0 and are left out, the first in frame {dropped[0]}')
 
     def _settle_classes(self, categories, infos):
         """Set the classes and how the labels of the info file map to them."""

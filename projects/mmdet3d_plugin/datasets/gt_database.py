@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import file_sha256
+from ..utils.restricted_pickle import load_pickle
 from .camera_geometry import project
 from .custom_nuscenes_dataset import CustomNuScenesDataset
+from .pipelines.image_files import read_image
 
 # A crop has to be wider and higher than this share of the image's width: CMT's 10 pixels of nuScenes' 1600.
 MIN_CROP_SHARE = 1 / 160
@@ -44,6 +46,9 @@ def create_gt_database(info_file, out_dir, prefix='nuscenes', sweeps_num=10, wor
         the whole box in front of it and a large enough part of it in the image), ``image_crop_key`` (name of that
         camera), ``image_crop_depth`` (m), ``image_idx`` (token of the sample), ``gt_idx``, ``box3d_lidar`` (9,),
         ``num_points_in_gt``, ``difficulty`` (0) and ``group_id``.
+
+    Raises:
+        ValueError: for an info file that `CustomNuScenesDataset` refuses, and names in it that are no file names.
     """
     database, index = Path(out_dir) / f'{prefix}_gt_database', Path(out_dir) / f'{prefix}_dbinfos_train.pkl'
     partial = Path(out_dir) / f'.{prefix}_gt_database.part'
@@ -51,15 +56,16 @@ def create_gt_database(info_file, out_dir, prefix='nuscenes', sweeps_num=10, wor
     if index.exists() and _source(database) == source:
         print(f'{index}: complete, kept')
         return index
+    samples = _SampleObjects(info_file, sweeps_num, partial)
     if _source(partial) != source:
         _start(partial, source)
 
-    samples = _SampleObjects(info_file, sweeps_num, partial)
     missing = [i for i, token in enumerate(samples.tokens) if not samples.record_file(token).exists()]
     written = DataLoader(Subset(samples, missing), batch_size=None, num_workers=workers)
     for _ in tqdm(written, 'ground truth of samples', unit='', total=len(samples), initial=len(samples) - len(missing)):
         pass
-    records = _merge([mmcv.load(str(samples.record_file(token))) for token in samples.tokens], database)
+    records = _merge(
+        [load_pickle(samples.record_file(token), 'record of a sample') for token in samples.tokens], database)
 
     index.unlink(missing_ok=True)  # a database without its index does not count: the previous one is gone from here on
     if database.exists():
@@ -70,6 +76,15 @@ def create_gt_database(info_file, out_dir, prefix='nuscenes', sweeps_num=10, wor
     shutil.rmtree(database / RECORDS)
     print(f'{index}: ' + ', '.join(f'{len(objects)} {name}' for name, objects in sorted(records.items())))
     return index
+
+
+def _check_names(infos):
+    """Raise where a sample's token or a class cannot be part of a file name."""
+    for info in infos:
+        for name in (info['token'], *info['gt_names']):
+            if not name or '/' in name or '\\' in name or '\0' in name or name.startswith('.') or len(name) > 100:
+                raise ValueError(f'tokens of samples and names of classes become file names: {str(name)!r} of sample '
+                                 f'{info["token"]!r} must have 1 to 100 characters, no slash and no dot in front')
 
 
 def best_crops(corners, lidar2img, image_sizes):
@@ -112,6 +127,7 @@ class _SampleObjects(Dataset):
                 dict(type='LoadPointsFromMultiSweeps', sweeps_num=sweeps_num, use_dim=[0, 1, 2, 3, 4], test_mode=True),
                 dict(type='LoadAnnotations3D', with_bbox_3d=True, with_label_3d=True)
             ])
+        _check_names(self.dataset.data_infos)
         self.tokens = [info['token'] for info in self.dataset.data_infos]
         self.folder = folder
 
@@ -127,7 +143,7 @@ class _SampleObjects(Dataset):
         cameras = list(self.dataset.data_infos[i]['cams'])
         points = sample['points'].tensor.numpy()
         inside = box_np_ops.points_in_rbbox(points, boxes.tensor.numpy())  # (P, G)
-        images = [mmcv.imread(path) for path in sample['img_filename']]
+        images = [read_image(path, 'color') for path in sample['img_filename']]
         crops = best_crops(boxes.corners.numpy(), sample['lidar2img'], [img.shape[1::-1] for img in images])
         records = []
         for j, (name, box, camera, (left, top, right, bottom), depth) in enumerate(

@@ -4,6 +4,7 @@ mmdetection3d's own converter is a script in a hidden folder of its package, not
 the data and not atomically, counts scenes of no split as validation, and moves every box into all six cameras to get at
 a file name. The tests compare with it: the records are equal.
 """
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,7 +28,8 @@ SPLITS = {
 }
 
 
-def create_nuscenes_infos(root_path, version, out_dir, prefix='nuscenes', max_sweeps=10):
+def create_nuscenes_infos(root_path, version, out_dir, prefix='nuscenes', max_sweeps=10, splits_file=None,
+                          skip_missing=False):
     """Write ``<prefix>_infos_<split>.pkl`` for every split of a version, all of them or none.
 
     A file holds ``dict(infos=[...], metadata=dict(version=version))``; :func:`sample_info` describes a record. A split
@@ -35,17 +37,23 @@ def create_nuscenes_infos(root_path, version, out_dir, prefix='nuscenes', max_sw
 
     Args:
         root_path (str | Path): Folder of the set, with ``<version>/*.json`` and ``samples/``. Paths in the records
-            begin with it as it is given here: a relative one has to be valid where training starts.
+            begin with it as it is given here; where they are not valid, `CustomNuScenesDataset` looks below its
+            ``data_root``.
         version (str): One of :data:`SPLITS`.
         out_dir (str | Path): Folder for the files.
         prefix (str): First part of their names.
         max_sweeps (int): Number of LiDAR sweeps before the keyframe in each record, >= 0.
+        splits_file (str | Path | None): JSON file ``{split: [name of scene, ...]}`` for scenes with own names; default:
+            the official splits of the version. Scenes that it does not name are left out, and counted.
+        skip_missing (bool): Leave out samples of which a file of the LiDAR or a camera is missing, and missing sweeps,
+            as with a part of the downloads; the numbers are printed.
 
     Returns:
         dict[str, Path]: split: file.
 
     Raises:
-        ValueError: if the version is unknown, ``max_sweeps`` negative, or a scene is in no split of the version.
+        ValueError: if the version is unknown, ``max_sweeps`` negative, a scene is in no split of the version, the file
+            of splits is of another form or names scenes that the set lacks, or no sample has all its files.
         FileNotFoundError: if there are no such tables, or files that they name are missing.
     """
     if version not in SPLITS:
@@ -54,12 +62,16 @@ def create_nuscenes_infos(root_path, version, out_dir, prefix='nuscenes', max_sw
         raise ValueError(f'max_sweeps must be >= 0, got {max_sweeps}')
     if not (Path(root_path) / version).is_dir():
         raise FileNotFoundError(f'root_path {str(root_path)!r} has no folder {version} with tables')
+    splits = SPLITS[version] if splits_file is None else _read_splits(splits_file)
     nusc = NuScenes(version, str(root_path))
-    split_of_scene = _splits_by_scene_token(nusc)
-    infos = {split: [] for split in SPLITS[version]}
-    for sample in tqdm(nusc.sample, desc='samples', unit=''):
+    split_of_scene = _splits_by_scene_token(nusc, splits, official=splits_file is None)
+    samples = [sample for sample in nusc.sample if sample['scene_token'] in split_of_scene]
+    infos = {split: [] for split in splits}
+    for sample in tqdm(samples, desc='samples', unit=''):
         info = sample_info(nusc, sample, max_sweeps, with_annotations=version != 'v1.0-test')
         infos[split_of_scene[sample['scene_token']]].append(info)
+    if skip_missing:
+        infos = _without_missing(infos)
     _check_files(info for records in infos.values() for info in records)
 
     paths = {split: Path(out_dir) / f'{prefix}_infos_{split}.pkl' for split in infos}
@@ -99,7 +111,8 @@ def sample_info(nusc, sample, max_sweeps, with_annotations=True):
         lidar_path=nusc.get_sample_data_path(lidar['token']),
         token=sample['token'],
         sweeps=[],
-        cams={name: _sensor_info(nusc, sample['data'][name], name, lidar2global) for name in CAMERAS},
+        cams={name: _sensor_info(nusc, sample['data'][name], name, lidar2global)
+              for name in _cameras(nusc, sample)},
         lidar2ego_translation=calibration['translation'],
         lidar2ego_rotation=calibration['rotation'],
         ego2global_translation=pose['translation'],
@@ -164,12 +177,65 @@ def _annotations(nusc, sample, lidar2global):
         valid_flag=num_lidar_pts + num_radar_pts > 0)
 
 
-def _splits_by_scene_token(nusc):
-    split_of_name = {name: split for split, names in SPLITS[nusc.version].items() for name in names}
-    unknown = sorted(scene['name'] for scene in nusc.scene if scene['name'] not in split_of_name)
+def _cameras(nusc, sample):
+    """Names of a sample's cameras: nuScenes' in its order, as far as they are there, then any others."""
+    own = [name for name, token in sample['data'].items()
+           if nusc.get('sample_data', token)['sensor_modality'] == 'camera']
+    return [name for name in CAMERAS if name in own] + sorted(set(own) - set(CAMERAS))
+
+
+def _read_splits(path):
+    """The splits of a file: {split: [name of scene, ...]}, each scene once."""
+    try:
+        splits = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f'splits_file {path} is no JSON: {error}') from error
+    if not isinstance(splits, dict) or not splits or not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()):
+        raise ValueError(f'splits_file {path} must hold {{"train": [name of scene, ...], "val": [...]}}')
+    odd = [split for split in splits if not split.isidentifier()]
+    if odd:
+        raise ValueError(f'splits_file {path}: splits become file names, letters, digits and _ are allowed, got {odd}')
+    names = [name for members in splits.values() for name in members]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f'splits_file {path} has scenes more than once: {twice[:5]}')
+    return splits
+
+
+def _splits_by_scene_token(nusc, splits, official):
+    """Split of each scene that is in one; only own splits may leave scenes out."""
+    split_of_name = {name: split for split, names in splits.items() for name in names}
+    here = {scene['name'] for scene in nusc.scene}
+    unknown = sorted(here - set(split_of_name))
+    if unknown and official:
+        raise ValueError(f'scenes {unknown} are in no split of {nusc.version} ({list(splits)}); give the splits of own '
+                         'scenes in a file (splits_file, --splits)')
+    absent = sorted(set(split_of_name) - here)
+    if absent and not official:
+        raise ValueError(f'the file of splits names scenes that {nusc.version} of {nusc.dataroot} lacks: {absent[:5]}')
     if unknown:
-        raise ValueError(f'scenes {unknown} are in no split of {nusc.version} ({list(SPLITS[nusc.version])})')
-    return {scene['token']: split_of_name[scene['name']] for scene in nusc.scene}
+        print(f'{len(unknown)} of {len(here)} scenes are in no split of the file and are left out')
+    return {scene['token']: split_of_name[scene['name']] for scene in nusc.scene if scene['name'] in split_of_name}
+
+
+def _without_missing(infos):
+    """Records by split without samples and sweeps of which files are missing; prints how many that were."""
+    samples, sweeps, kept = 0, 0, {}
+    for split, records in infos.items():
+        kept[split] = []
+        for info in records:
+            sensors = [info['lidar_path'], *(camera['data_path'] for camera in info['cams'].values())]
+            if not all(Path(path).is_file() for path in sensors):
+                samples += 1
+                continue
+            here = [sweep for sweep in info['sweeps'] if Path(sweep['data_path']).is_file()]
+            sweeps += len(info['sweeps']) - len(here)
+            kept[split].append(dict(info, sweeps=here))
+    print(f'left out for missing files: {samples} samples, and {sweeps} sweeps of others')
+    if not any(kept.values()):
+        raise ValueError('no sample has all files of its LiDAR and its cameras')
+    return kept
 
 
 def _check_files(infos):
@@ -181,4 +247,4 @@ def _check_files(infos):
     missing = sorted(path for path in paths if not Path(path).is_file())
     if missing:
         raise FileNotFoundError(f'{len(missing)} of the {len(paths)} files named by the tables are missing, among them '
-                                f'{missing[0]}')
+                                f'{missing[0]} (skip_missing, --skip-missing, leaves their samples out)')

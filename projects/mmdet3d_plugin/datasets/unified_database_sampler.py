@@ -1,37 +1,71 @@
 import os.path as osp
+from pathlib import Path, PurePosixPath
 
 import mmcv
 import numpy as np
 import torch
 from mmcv.ops import box_iou_rotated
-from mmdet3d.datasets.builder import OBJECTSAMPLERS
+from mmdet3d.datasets.builder import OBJECTSAMPLERS, PIPELINES
 from mmdet3d.datasets.pipelines import DataBaseSampler
+from mmdet3d.datasets.pipelines.dbsampler import BatchSampler
 from mmdet3d.utils import get_root_logger
+
+from ..utils.restricted_pickle import load_pickle
+
+_KEYS = ('name', 'path', 'image_path', 'box3d_lidar', 'num_points_in_gt', 'difficulty')
+_POINTS_LOADER = dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=4, use_dim=[0, 1, 2, 3])
 
 
 @OBJECTSAMPLERS.register_module()
 class UnifiedDataBaseSampler(DataBaseSampler):
     """Sample ground-truth objects with their points and their image crops from a database on disk.
 
-    The database is a pickle ``{class name: [record, ...]}`` (load only files that you trust: unpickling runs code). A
-    record has ``name``, ``path`` (points, float32 .bin, relative to the bottom center of the box), ``image_path``
-    (crop, .png; '' where no camera saw the object), ``box3d_lidar`` (x, y, z of the bottom center, l, w, h, yaw, and
-    vx, vy where the dataset has velocities), ``num_points_in_gt`` and ``difficulty``.
+    The database is a pickle ``{class name: [record, ...]}``. A record has ``name``, ``path`` (points, float32 .bin,
+    relative to the bottom center of the box), ``image_path`` (crop, .png; '' where no camera saw the object),
+    ``box3d_lidar`` (x, y, z of the bottom center, l, w, h, yaw, and vx, vy where the dataset has velocities),
+    ``num_points_in_gt`` and ``difficulty``.
 
     Args:
-        info_path, data_root, rate, prepare, sample_groups, classes, bbox_code_size, points_loader, file_client_args:
-            See :class:`mmdet3d.datasets.pipelines.dbsampler.DataBaseSampler`. ``data_root`` (None: the working
-            directory) is prepended to the records' paths.
+        info_path (str): The pickle.
+        data_root (str | None): Prepended to the records' paths (None: the working directory). Where the files are not
+            there, they are looked for beside ``info_path``.
+        rate, prepare, sample_groups, classes, bbox_code_size, points_loader:
+            See :class:`mmdet3d.datasets.pipelines.dbsampler.DataBaseSampler`.
+        trust_data (bool): Load a database that holds more than arrays and plain values, which runs any code in it.
 
     Raises:
-        ValueError: if ``sample_groups`` names a class that is not in ``classes``.
+        FileNotFoundError: if there is no such database.
+        ValueError: if ``sample_groups`` names a class that is not in ``classes``, or the database is damaged or of
+            another format.
     """
 
-    def __init__(self, info_path, data_root, rate, prepare, sample_groups, classes, **kwargs):
+    def __init__(self, info_path, data_root, rate, prepare, sample_groups, classes, bbox_code_size=None,
+                 points_loader=_POINTS_LOADER, trust_data=False):
         unknown = sorted(set(sample_groups) - set(classes))
         if unknown:
             raise ValueError(f'sample_groups has classes {unknown}; allowed are those in classes: {list(classes)}')
-        super().__init__(info_path, data_root, rate, prepare, sample_groups, classes, **kwargs)
+        # All that the parent's __init__ sets. It is not called: it unpickles whatever the file holds.
+        self.info_path, self.data_root, self.rate, self.prepare = info_path, data_root, rate, prepare
+        self.classes, self.bbox_code_size = classes, bbox_code_size
+        self.cat2label = {name: label for label, name in enumerate(classes)}
+        self.label2cat = dict(enumerate(classes))
+        if points_loader['type'] == 'LoadPointsFromFile':
+            points_loader = dict(points_loader, ring_dim=None)  # objects have the time lag where scans have the ring
+        self.points_loader = mmcv.build_from_cfg(points_loader, PIPELINES)
+        self.db_infos = _checked(load_pickle(info_path, 'object database', trust_data), info_path)
+        for function, value in prepare.items():
+            self.db_infos = getattr(self, function)(self.db_infos, value)
+        if bbox_code_size is not None:
+            for record in (record for records in self.db_infos.values() for record in records):
+                record['box3d_lidar'] = record['box3d_lidar'][:bbox_code_size]
+        self.sample_groups = [{name: int(number)} for name, number in sample_groups.items()]
+        self.group_db_infos = self.db_infos
+        self.sample_classes = list(sample_groups)
+        self.sample_max_nums = [int(number) for number in sample_groups.values()]
+        self.sampler_dict = {name: BatchSampler(records, name) for name, records in self.db_infos.items()}
+        self._beside_index = self._is_beside_index()
+        numbers = ', '.join(f'{len(records)} {name}' for name, records in self.db_infos.items())
+        get_root_logger().info(f'{info_path}: objects to paste: {numbers}')
         absent = [name for name in self.sample_classes if not self.db_infos.get(name)]
         if absent:
             get_root_logger().warning(f'{info_path} has no usable object of {absent}: none will be sampled')
@@ -107,8 +141,22 @@ class UnifiedDataBaseSampler(DataBaseSampler):
             raise ValueError(f'boxes in {self.info_path} have {sorted(sizes)} numbers, those of the sample {size}; set '
                              "bbox_code_size of the sampler or with_velocity of the dataset")
 
+    def _is_beside_index(self):
+        """Whether the database lies in the folder of its index alone, not where the records say: it was moved."""
+        paths = [record['path'] for records in self.db_infos.values() for record in records[:1]]
+        if not paths or osp.exists(self._below_data_root(paths[0])):
+            return False
+        return osp.exists(self._below_index(paths[0]))
+
+    def _below_data_root(self, path):
+        return osp.join(self.data_root, path) if self.data_root else path
+
+    def _below_index(self, path):
+        """Of <folders>/<database>/<pts_dir or img_dir>/<file> the last three parts, in the folder of the index."""
+        return str(Path(self.info_path).parent.joinpath(*PurePosixPath(path).parts[-3:]))
+
     def _path(self, relative):
-        return osp.join(self.data_root, relative) if self.data_root else relative
+        return self._below_index(relative) if self._beside_index else self._below_data_root(relative)
 
     def _load_points(self, info):
         points = self.points_loader(dict(pts_filename=self._path(info['path'])))['points']
@@ -117,6 +165,21 @@ class UnifiedDataBaseSampler(DataBaseSampler):
 
     def _load_crop(self, info):
         return mmcv.imread(self._path(info['image_path']), 'color') if info['image_path'] else None
+
+
+def _checked(database, path):
+    """The database, if it has the form that the sampler reads."""
+    if not isinstance(database, dict) or not all(isinstance(records, list) for records in database.values()):
+        found = f'a dict of {sorted(map(str, database))[:5]}' if isinstance(database, dict) else type(database).__name__
+        raise ValueError(f'object database {path} must be a dict of lists of records by class, got {found}; make it '
+                         'with tools/create_data.py')
+    for name, records in database.items():
+        for number, record in enumerate(records):
+            missing = [key for key in _KEYS if not isinstance(record, dict) or key not in record]
+            if missing:
+                raise ValueError(f'object database {path}: record {number} of {name} lacks {missing} (databases of '
+                                 'mmdet3d have no image_path); make it with tools/create_data.py')
+    return database
 
 
 def _overlap_in_bev(boxes, others):

@@ -4,17 +4,20 @@ import io
 import tempfile
 from pathlib import Path
 
+from mmcv.utils import print_log
 from nuscenes import NuScenes
-from nuscenes.eval.detection.evaluate import DetectionEval
 
 from .detection_matches import match_detections
+from .devkit_evaluation import EVAL_SETS, DatasetEvaluation
+from .nuscenes_scores import CLASSES
 
-_EVAL_SETS = {'v1.0-mini': 'mini_val', 'v1.0-trainval': 'val'}
 _PREFIX = 'pts_bbox_NuScenes'
 
 
 class NuScenesEvaluator:
-    """The devkit's `DetectionEval`, and the matches behind its AP.
+    """The devkit's evaluation on the samples and classes of a dataset, and the matches behind its AP.
+
+    It says once if these are not all of nuScenes' split and its ten classes.
 
     Args:
         dataset (CustomNuScenesDataset): validation samples of a set with annotations.
@@ -24,10 +27,11 @@ class NuScenesEvaluator:
     """
 
     def __init__(self, dataset):
-        if dataset.version not in _EVAL_SETS:
-            raise ValueError(f'version must be one of {list(_EVAL_SETS)}, got {dataset.version!r}')
+        if dataset.version not in EVAL_SETS:
+            raise ValueError(f'version must be one of {list(EVAL_SETS)}, got {dataset.version!r}')
         self.dataset = dataset
         self.nusc = NuScenes(dataset.version, dataset.data_root, verbose=False)
+        self._said = set()
 
     @property
     def scene_of_sample(self):
@@ -47,10 +51,12 @@ class NuScenesEvaluator:
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.redirect_stdout(io.StringIO()):  # a progress bar and file names
                 files, _ = self.dataset.format_results(detections, str(Path(folder) / 'results'))
-                evaluation = DetectionEval(
-                    self.nusc, self.dataset.eval_detection_configs, files['pts_bbox'],
-                    _EVAL_SETS[self.dataset.version], output_dir=folder, verbose=False)
-            matches = match_detections(evaluation.gt_boxes, evaluation.pred_boxes)
+                evaluation = DatasetEvaluation(self.nusc, self.dataset, files['pts_bbox'], folder)
+            if evaluation.restriction not in ('', *self._said):
+                self._said.add(evaluation.restriction)
+                print_log(evaluation.restriction)
+            classes = [name for name in CLASSES if name in evaluation.cfg.class_names]
+            matches = match_detections(evaluation.gt_boxes, evaluation.pred_boxes, classes)
             if not any(len(result['pts_bbox']['boxes_3d']) for result in detections):
                 return {f'{_PREFIX}/{score}': 0.0 for score in ('NDS', 'mAP')}, matches  # the devkit would raise
             summary = evaluation.evaluate()[0].serialize()

@@ -1,4 +1,5 @@
 """nuScenes metrics as one row of numbers per test, and several such rows as a table."""
+import math
 
 SIZE_GROUPS = dict(
     small=('pedestrian', 'traffic_cone', 'bicycle', 'motorcycle', 'barrier'),
@@ -17,24 +18,29 @@ def nuscenes_scores(metrics):
 
     Args:
         metrics (dict): from `CustomNuScenesDataset.evaluate`. With NDS and mAP alone (no sample has any detection) all
-            AP are 0 and all errors 1, as the devkit defines them for a class without detections.
+            AP are 0 and all errors 1, as the devkit defines them for a class without detections. Classes that were not
+            evaluated have NaN and count in no mean.
 
     Returns:
         dict[str, float]: mAP, NDS, the five mean errors, AP per class, per distance (mean over classes) and per size
         (mean over the classes of `SIZE_GROUPS`).
 
     Raises:
-        ValueError: these are not the metrics of nuScenes' ten classes.
+        ValueError: these are not metrics of nuScenes' classes.
     """
     if not {f'{_PREFIX}NDS', f'{_PREFIX}mAP'} <= set(metrics):
         raise ValueError(f'not the metrics of a nuScenes dataset: {sorted(metrics)[:5]}')
     found = len(metrics) > 2
+    keys = {(name, distance): f'{_PREFIX}{name}_AP_dist_{distance}' for name in CLASSES for distance in DISTANCES}
+    evaluated = {name for (name, _), key in keys.items() if key in metrics}
+    missing = [key for (name, _), key in keys.items() if name in evaluated and key not in metrics]
+    if found and (missing or not evaluated):
+        raise ValueError(f'the metrics lack {missing or "AP of all classes"}')
+    ap = {pair: metrics.get(key, math.nan) if found else 0.0 for pair, key in keys.items()}
     try:
-        ap = {(name, distance): metrics[f'{_PREFIX}{name}_AP_dist_{distance}'] if found else 0.0
-              for name in CLASSES for distance in DISTANCES}
         errors = {name: metrics[_PREFIX + name] if found else 1.0 for name in ERRORS}
     except KeyError as error:
-        raise ValueError(f'the metrics lack {error}: all ten classes of nuScenes must be evaluated') from error
+        raise ValueError(f'the metrics lack {error}') from error
     return {
         'mAP': metrics[f'{_PREFIX}mAP'],
         'NDS': metrics[f'{_PREFIX}NDS'],
@@ -47,5 +53,6 @@ def nuscenes_scores(metrics):
 
 
 def _mean(values):
-    values = list(values)
-    return sum(values) / len(values)
+    """Mean of the values that are not NaN, NaN where none is left."""
+    values = [value for value in values if not math.isnan(value)]
+    return sum(values) / len(values) if values else math.nan

@@ -3,6 +3,8 @@ import hashlib
 import json
 import os
 import os.path as osp
+import shutil
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import mmcv
 import numpy as np
 from nuscenes.utils.splits import create_splits_scenes
 from pyquaternion import Quaternion
+from tqdm import tqdm
 
 from ..utils.atomic_file import atomic_path
 from .sensors import CAMERA_NAMES, Mount, draw_cameras, lidar_mount, photograph, scan
@@ -21,6 +24,7 @@ KEYFRAME_INTERVAL = 0.5  # s
 MAX_SAMPLES = 60         # per scene: later the fastest ego vehicle would drive through the walls
 MAP_RESOLUTION = 0.1     # m, nuScenes'
 SPLITS = {'v1.0-mini': ('mini_train', 'mini_val'), 'v1.0-trainval': ('train', 'val')}
+_SCENES = 'scenes'        # folder of the rows of complete scenes
 _EPOCH = 1_530_000_000_000_000  # us
 _ATTRIBUTES = ('vehicle.moving', 'vehicle.stopped', 'vehicle.parked', 'cycle.with_rider', 'cycle.without_rider',
                'pedestrian.sitting_lying_down', 'pedestrian.standing', 'pedestrian.moving')
@@ -32,7 +36,7 @@ def write_nuscenes(out, version='v1.0-mini', scenes=10, val_scenes=None, samples
     """Write a synthetic data set that nuscenes-devkit and mmdet3d read as they read nuScenes.
 
     A set depends on its arguments alone (not on ``workers``). An interrupted call leaves no tables but a hidden folder
-    with its arguments, and a repeated one starts again.
+    with its arguments and the rows of the scenes that are complete; a repeated one goes on with the others.
 
     Args:
         out (str): root folder of the data set.
@@ -53,6 +57,7 @@ def write_nuscenes(out, version='v1.0-mini', scenes=10, val_scenes=None, samples
 
     Raises:
         ValueError: for invalid arguments, or a folder that holds a set, or a part of one, made with other arguments.
+        BrokenProcessPool: a worker was killed.
     """
     names = scene_names(version, scenes, val_scenes)
     for name, value, least in (('samples_per_scene', samples_per_scene, 1), ('sweeps', sweeps, 0), ('seed', seed, 0),
@@ -69,7 +74,8 @@ def write_nuscenes(out, version='v1.0-mini', scenes=10, val_scenes=None, samples
     _write_table(unfinished, 'made_with', made_with)
     make = partial(_write_scene, out=out, samples=samples_per_scene, seed=seed, sweeps=sweeps, azimuths=azimuths,
                    width=image_width)
-    parts = mmcv.track_parallel_progress(make, names, workers) if workers > 1 else mmcv.track_progress(make, names)
+    _make_scenes(make, names, unfinished / _SCENES, workers)
+    parts = [json.loads((unfinished / _SCENES / f'{name}.json').read_text()) for name in names]
     tables = {name: [row for part in parts for row in part[name]] for name in parts[0]}
     tables.update(_common_tables(tables['log']))
     with atomic_path(osp.join(out, tables['map'][0]['filename'])) as path:
@@ -77,8 +83,25 @@ def write_nuscenes(out, version='v1.0-mini', scenes=10, val_scenes=None, samples
         cv2.imwrite(str(path), np.full((height, width), 255, np.uint8))  # one large square to drive on
     for name, rows in tables.items():
         _write_table(unfinished, name, rows)
+    shutil.rmtree(unfinished / _SCENES)
     unfinished.rename(complete)
     return True
+
+
+def _make_scenes(make, names, folder, workers):
+    """Write the scenes that have no file of rows in a folder; the file comes last, with the scene complete."""
+    missing = [name for name in names if not (folder / f'{name}.json').exists()]
+    with tqdm(total=len(names), initial=len(names) - len(missing), desc='scenes', unit='') as progress:
+        if workers == 1:
+            for name in missing:
+                _write_table(folder, name, make(name))
+                progress.update()
+            return
+        with ProcessPoolExecutor(workers) as pool:  # unlike multiprocessing.Pool it notices a worker that was killed
+            scenes = {pool.submit(make, name): name for name in missing}
+            for scene in as_completed(scenes):
+                _write_table(folder, scenes[scene], scene.result())
+                progress.update()
 
 
 def _write_table(folder, name, rows):

@@ -1,11 +1,12 @@
 import numpy as np
 from mmdet.datasets.builder import PIPELINES
-from mmdet3d.datasets.pipelines import LoadPointsFromMultiSweeps
+
+from .point_files import LoadPointsFromMultiSweeps
 
 
 @PIPELINES.register_module()
 class LoadPointsFromMultiSweepsWithRings(LoadPointsFromMultiSweeps):
-    """:class:`mmdet3d.datasets.pipelines.LoadPointsFromMultiSweeps` that also keeps the LiDAR ring of each point.
+    """:class:`LoadPointsFromMultiSweeps` that also keeps the LiDAR ring of each point.
 
     The parent overwrites the ring, the last of nuScenes' five values of a point, with the time lag. This class loads
     the same points and adds ``rings`` (N,) int64, which simulated beam reduction needs.
@@ -27,7 +28,7 @@ class LoadPointsFromMultiSweepsWithRings(LoadPointsFromMultiSweeps):
         self.use_dim = [*self.use_dim, 5]
 
     def _load_points(self, pts_filename):
-        points = super()._load_points(pts_filename).reshape(-1, 5)
+        points = super()._load_points(pts_filename)  # (N, 5)
         return np.concatenate([points, points[:, 4:]], axis=1)  # (N, 6)
 
     def __call__(self, results):

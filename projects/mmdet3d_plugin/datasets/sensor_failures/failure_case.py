@@ -1,4 +1,5 @@
 """A failure case, which configs and command lines name by a text such as 'fov:60+view_drop:3'."""
+import difflib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from .registry import FAILURES
 # Test data have these only if told to load them; failures that need them check for them on their own.
 LOADED_ON_REQUEST = ('rings', 'boxes')
 CLEAN = 'clean'
+_LONGEST_NAME = 100  # characters in a file name
 
 
 class CasePart(NamedTuple):
@@ -58,8 +60,13 @@ class FailureCase:
     def _part(case, text):
         name, colon, argument = text.partition(':')
         known = FAILURES.get(name)
-        if known is None or bool(colon) != known.takes_argument:
-            raise ValueError(f'case {case!r}: {text!r} is no failure; allowed: {case_help()}')
+        if known is None:
+            close = difflib.get_close_matches(name, FAILURES, n=1)
+            raise ValueError(f'case {case!r}: {text!r} is no failure{f", did you mean {close[0]}?" if close else ""}; '
+                             f'allowed: {case_help()}')
+        if bool(colon) != known.takes_argument:
+            raise ValueError(f'case {case!r}: {name} takes {"an" if known.takes_argument else "no"} argument; allowed: '
+                             f'{case_help()}')
         if re.fullmatch(r'[0-9_]*_[0-9_]*', argument):  # which int() would read
             raise ValueError(f'case {case!r}: {argument!r} is no number; allowed: {case_help()}')
         try:
@@ -108,8 +115,12 @@ class FailureCase:
 
     @property
     def file_name(self):
-        """str: the case as part of a file name."""
-        return str(self).replace(':', '_').replace(',', '-')
+        """str: the case as part of a file name: no folder, not long, another one for every case."""
+        name = str(self).replace(':', '_').replace(',', '-')
+        plain = re.sub(r'[^\w.+-]', '-', name)[:_LONGEST_NAME]
+        if plain == name:
+            return name
+        return f'{plain}-{hashlib.sha256(str(self).encode()).hexdigest()[:8]}'
 
     def strike(self, results, *seed):
         """Let the case strike a sample.

@@ -1,0 +1,90 @@
+"""Evaluation of a part of the samples, of some classes, and of too many boxes, on the tiny nuScenes set."""
+import pytest
+import torch
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
+
+from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset
+from projects.mmdet3d_plugin.evaluation.nuscenes_evaluator import NuScenesEvaluator
+from projects.mmdet3d_plugin.evaluation.nuscenes_scores import nuscenes_scores
+from tests.tiny_nuscenes import BOXES, CLASSES, write_tiny_nuscenes
+
+PREFIX = 'pts_bbox_NuScenes'
+
+
+@pytest.fixture
+def build(tmp_path):
+    write_tiny_nuscenes(tmp_path)
+    infos = str(tmp_path / 'data/nuscenes_infos_val.pkl')
+    return lambda **kwargs: CustomNuScenesDataset(
+        infos, data_root=str(tmp_path / 'data'), test_mode=True, **{**dict(classes=CLASSES), **kwargs},
+        modality=dict(use_camera=True, use_lidar=True, use_radar=False, use_map=False, use_external=False))
+
+
+def perfect(dataset, copies=1):
+    """Every box of every class of the dataset, as many times as asked."""
+    names = [name for name in CLASSES if name in dataset.CLASSES]
+    rows = torch.as_tensor(BOXES)[[CLASSES.index(name) for name in names]].repeat(copies, 1)
+    labels = torch.as_tensor([dataset.CLASSES.index(name) for name in names]).repeat(copies)
+    return [dict(pts_bbox=dict(
+        boxes_3d=LiDARInstance3DBoxes(rows.clone(), box_dim=9, origin=(0.5, 0.5, 0.5)), labels_3d=labels,
+        scores_3d=torch.ones(len(labels)))) for _ in range(len(dataset))]
+
+
+def evaluations(dataset, results):
+    """Both ways to evaluate: the dataset's, rounded, and the evaluator's."""
+    return dataset.evaluate(results), NuScenesEvaluator(dataset).evaluate(results)[0]
+
+
+def test_the_whole_set_is_nothing_to_say(build, capsys):
+    for metrics in evaluations(build(), perfect(build())):
+        assert metrics[f'{PREFIX}/mAP'] == pytest.approx(1)
+    assert 'evaluated on' not in capsys.readouterr().out
+
+
+def test_a_part_of_the_samples(build, capsys):
+    dataset = build(load_interval=2)
+    for metrics in evaluations(dataset, perfect(dataset)):
+        assert metrics[f'{PREFIX}/mAP'] == pytest.approx(1)
+    text = capsys.readouterr().out
+    assert text.count('evaluated on 1 samples, not the 2 of mini_val; other results do not compare') == 2
+
+
+def test_some_classes_in_another_order(build, capsys):
+    dataset = build(classes=('bus', 'car', 'traffic_cone'))
+    results = perfect(dataset)
+    for result in results:  # no bus is found
+        found = result['pts_bbox']
+        kept = found['labels_3d'] != 0
+        result['pts_bbox'] = {key: value[kept] for key, value in found.items()}
+    for metrics in evaluations(dataset, results):
+        assert metrics[f'{PREFIX}/mAP'] == pytest.approx(2 / 3)
+        assert metrics[f'{PREFIX}/bus_AP_dist_2.0'] == 0 and metrics[f'{PREFIX}/car_AP_dist_2.0'] == pytest.approx(1)
+        assert f'{PREFIX}/truck_AP_dist_2.0' not in metrics
+        scores = nuscenes_scores(metrics)
+        assert scores['AP car'] == pytest.approx(1) and scores['AP truck'] != scores['AP truck']
+        assert scores['AP large'] == 0 and scores['AP small'] == pytest.approx(1)
+    assert '3 of 10 classes, over which the means go' in capsys.readouterr().out
+
+
+def test_too_many_boxes_are_named(build):
+    dataset = build()
+    token = dataset.data_infos[0]['token']
+    for evaluate in (dataset.evaluate, NuScenesEvaluator(dataset).evaluate):
+        with pytest.raises(ValueError, match=f"allows 500 detections in a sample, sample '{token}' has 510.*max_num"):
+            evaluate(perfect(dataset, copies=51))
+
+
+@pytest.mark.parametrize('options', [{}, dict(load_interval=2)])
+def test_no_detections_at_all(build, options):
+    dataset = build(**options)
+    results = [dict(pts_bbox={key: value[:0] for key, value in result['pts_bbox'].items()})
+               for result in perfect(dataset)]
+    for metrics in evaluations(dataset, results):
+        assert metrics == {f'{PREFIX}/NDS': 0, f'{PREFIX}/mAP': 0}
+
+
+def test_samples_that_the_tables_lack_are_named(build):
+    dataset = build()
+    dataset.data_infos[1]['token'] = 'unknown'
+    with pytest.raises(ValueError, match="1 of 2 samples of .*nuscenes_infos_val.pkl are not in the tables.*'unknown'"):
+        dataset.evaluate(perfect(dataset))
