@@ -62,8 +62,8 @@ class FailureCase:
         known = FAILURES.get(name)
         if known is None:
             close = difflib.get_close_matches(name, FAILURES, n=1)
-            raise ValueError(f'case {case!r}: {text!r} is no failure{f", did you mean {close[0]}?" if close else ""}; '
-                             f'allowed: {case_help()}')
+            raise ValueError(f'case {case!r}: {text!r} is no failure; allowed: {case_help()}'
+                             f'{f"; did you mean {close[0]}?" if close else ""}')
         if bool(colon) != known.takes_argument:
             raise ValueError(f'case {case!r}: {name} takes {"an" if known.takes_argument else "no"} argument; allowed: '
                              f'{case_help()}')
