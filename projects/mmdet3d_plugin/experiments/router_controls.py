@@ -16,7 +16,7 @@ class ControlledRouter(nn.Module):
     failure (0.5 where it gives none), for which ``img_metas`` need ``failure``.
 
     Args:
-        head (CmtHead): with ``enable_aqr``; its ``aqr`` asks this instead of the router.
+        head (CmtHead): with ``enable_aqr``; the router is replaced in it.
         seed (int): of the shuffling, see ``restart``.
 
     Raises:
@@ -27,12 +27,12 @@ class ControlledRouter(nn.Module):
         super().__init__()
         if not head.enable_aqr:
             raise ValueError('router controls need a model with pts_bbox_head.enable_aqr=True')
-        self.router = head.aqr.router
+        self.router = head.aqr_router
         self.control = 'learned'
         self.seed = seed
         self.generator = torch.Generator()
         self.restart()
-        head.aqr.router = self
+        head.aqr_router = self
 
     def restart(self):
         """Shuffle from now on as from the beginning, so that a series of samples does not depend on earlier ones."""

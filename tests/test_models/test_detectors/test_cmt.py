@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -226,3 +227,29 @@ def test_detection_in_half_precision_on_cpu(make_detector, make_data, dtype):
     with torch.autocast('cpu', dtype=dtype):
         result, = detect(detector, data)
     assert torch.isfinite(result['pts_bbox']['scores_3d']).all() and len(result['pts_bbox']['scores_3d'])
+
+
+@pytest.mark.parametrize('name, proposal', [('use_grid_maks', "did you mean 'use_grid_mask'"),
+                                            ('pts_bbox_haed', "did you mean 'pts_bbox_head'"), ('zzz', 'allowed: ')])
+def test_misspelt_arguments(make_detector, name, proposal):
+    with pytest.raises(TypeError, match=f"unexpected argument '{name}'.*{proposal}"):
+        make_detector(model={name: True})
+
+
+def test_training_repeats_bit_for_bit_with_two_threads(make_detector, make_data):
+    """Gradients of all parameters, whatever thread is first."""
+    detector = make_detector(enable_aqr=True, aqr_use_local_bias=True, aqr_loss_weight=0.0)
+    torch.nn.init.normal_(detector.pts_bbox_head.aqr_router.mlp[-1].weight, std=0.1)
+    threads, runs = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for _ in range(3):
+            detector.zero_grad()
+            torch.manual_seed(0)
+            np.random.seed(0)
+            sum(losses_of(detector, make_data()).values()).backward()
+            runs.append({name: parameter.grad for name, parameter in detector.named_parameters()})
+    finally:
+        torch.set_num_threads(threads)
+    for name, gradient in runs[0].items():
+        assert all(torch.equal(gradient, run[name]) for run in runs[1:]), name

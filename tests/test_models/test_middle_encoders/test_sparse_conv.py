@@ -1,25 +1,12 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from mmcv.cnn import build_conv_layer
 from spconv.pytorch import SparseConvTensor
 
-SHAPE = (5, 6, 7)
-
-
-def voxels(count, channels, batch, seed):
-    generator = torch.Generator().manual_seed(seed)
-    cells = torch.randperm(batch * 5 * 6 * 7, generator=generator)[:count]
-    coors = torch.stack([cells // 210, cells // 42 % 5, cells // 7 % 6, cells % 7], dim=1).int()
-    return torch.randn(len(coors), channels, generator=generator), coors
-
-
-def dense(features, coors, batch):
-    """(N, C) features at their voxels in a grid of zeros (B, C, z, y, x)."""
-    b, z, y, x = coors.long().unbind(1)
-    return features.new_zeros(batch, *SHAPE, features.shape[1]).index_put((b, z, y, x), features).permute(0, 4, 1, 2, 3)
+from tests.fuzz.oracles import dense_convolution
+from tests.fuzz.strategies import GRID, voxels
 
 
 @pytest.mark.parametrize('cfg', [
@@ -36,16 +23,8 @@ def test_equals_dense_convolution(cfg, count, batch, seed):
     conv = build_conv_layer(kind, 4, 3, indice_key='key', **cfg)
     features, coors = voxels(count, 4, batch, seed)
     features.requires_grad_()
-    out = conv(SparseConvTensor(features, coors, SHAPE, batch)).dense()
-    weight = conv.weight.permute(0, 4, 1, 2, 3)  # (out, z, y, x, in) -> (out, in, z, y, x)
-    stride, padding = (1, 1) if conv.subm else (conv.stride, conv.padding)
-    expected = F.conv3d(dense(features, coors, batch), weight, conv.bias, stride, padding)
-    # A sparse convolution has outputs only where its inputs reach: at the input voxels (submanifold), or below the
-    # kernel.
-    occupied = dense(torch.ones(len(coors), 1), coors, batch)
-    if not conv.subm:
-        occupied = F.conv3d(occupied, torch.ones(1, 1, *conv.kernel_size), None, stride, padding)
-    expected = expected * (occupied > 0)
+    out = conv(SparseConvTensor(features, coors, GRID, batch)).dense()
+    expected = dense_convolution(conv, features, coors, batch)
     assert out.shape == expected.shape
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     inputs = (features, conv.weight)
@@ -73,7 +52,7 @@ def test_repeats_bit_for_bit_with_two_threads():
 
 def test_no_voxels_keep_the_shape():
     conv = build_conv_layer(dict(type='SparseConv3d'), 4, 3, kernel_size=3, stride=2, padding=1, bias=False)
-    out = conv(SparseConvTensor(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.int32), SHAPE, 2))
+    out = conv(SparseConvTensor(torch.zeros(0, 4), torch.zeros(0, 4, dtype=torch.int32), GRID, 2))
     assert out.dense().shape == (2, 3, 3, 3, 4) and (out.dense() == 0).all()
 
 
@@ -82,4 +61,4 @@ def test_unsupported_kinds_raise():
     conv = SparseConv3d(4, 3, 3)
     conv.transposed = True
     with pytest.raises(NotImplementedError, match='CPU'):
-        conv(SparseConvTensor(*voxels(5, 4, 1, 0), SHAPE, 1))
+        conv(SparseConvTensor(*voxels(5, 4, 1, 0), GRID, 1))

@@ -65,3 +65,17 @@ def test_state_dict_keys_are_those_of_mmdet3d(encoder):
                         encoder_paddings=((0, 0, 1), (0, 0)), block_type='basicblock')
     assert {k: v.shape for k, v in encoder.state_dict().items()} == {
         k: v.shape for k, v in original.state_dict().items()}
+
+
+def test_voxels_that_every_stride_steps_over():
+    """The top layer of a grid of even height: the last convolution does not reach it, so that nothing is left."""
+    torch.manual_seed(0)
+    encoder = build_middle_encoder(dict(
+        type='SparseEncoder', in_channels=5, sparse_shape=[8, 32, 32], output_channels=16,
+        order=('conv', 'norm', 'act'), base_channels=8, encoder_channels=((8, 8, 16), (16, 16)),
+        encoder_paddings=((0, 0, 1), (0, 0)), block_type='basicblock'))
+    coors = torch.tensor([[0, 7, 3, 4], [1, 7, 9, 9]], dtype=torch.int32)
+    out = encoder(torch.randn(2, 5), coors, 2)
+    assert (out == 0).all() and len(out) == 2
+    out.sum().backward()
+    assert all(p.grad is not None and (p.grad == 0).all() for p in encoder.parameters())

@@ -6,57 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import WEIGHT_MAPS, AttentionBiasGenerator
-
-
-def loop_oracle(lidar_weights, camera_weights, pts_idx, cells, seen, bev_shape, view_shape, alpha, windows):
-    """The definition, one number at a time. ``windows`` is None in global mode."""
-    (height, width), (views, h, w) = bev_shape, view_shape
-    batch, num_query = lidar_weights.shape
-    bias = torch.zeros(batch, num_query, height * width + views * h * w, dtype=lidar_weights.dtype)
-    for b in range(batch):
-        for q in range(num_query):
-            lidar, camera = ((float(x[b, q]) - 0.5) * 2 * alpha for x in (lidar_weights, camera_weights))
-            token = 0
-            for row in range(height):
-                for col in range(width):
-                    factor = 1.0
-                    if windows:
-                        center = divmod(int(pts_idx[b, q]), width)
-                        dist = math.hypot(row - center[0], col - center[1])
-                        factor = max(0.0, 1 - dist / (windows['lidar'] / 2)) if pts_idx[b, q] >= 0 else 0.0
-                    bias[b, q, token] = lidar * factor
-                    token += 1
-            for view in range(views):
-                for row in range(h):
-                    for col in range(w):
-                        factor = 1.0
-                        if windows:
-                            dist = math.hypot(row - int(cells[b, q, view, 0]), col - int(cells[b, q, view, 1]))
-                            factor = max(0.0, 1 - dist / (windows['camera'] / 2)) if seen[b, q, view] else 0.0
-                        bias[b, q, token] = camera * factor
-                        token += 1
-    return bias
-
-
-@st.composite
-def cases(draw):
-    size = st.integers(1, 6)
-    batch, num_query = draw(st.integers(1, 2)), draw(st.integers(1, 3))
-    bev_shape, view_shape = (draw(size), draw(size)), (draw(st.integers(1, 3)), draw(size), draw(size))
-    weight = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0]))
-    weights = [torch.tensor(draw(st.lists(weight, min_size=batch * num_query, max_size=batch * num_query)),
-                            dtype=torch.float64).view(batch, num_query) for _ in range(2)]
-    index = st.integers(-1, bev_shape[0] * bev_shape[1] - 1)
-    pts_idx = torch.tensor([[draw(index) for _ in range(num_query)] for _ in range(batch)])
-    seen = torch.tensor(draw(st.lists(st.booleans(), min_size=batch * num_query * view_shape[0],
-                                      max_size=batch * num_query * view_shape[0]))).view(
-                                          batch, num_query, view_shape[0])
-    cells = torch.tensor([[draw(st.integers(0, view_shape[1] - 1)), draw(st.integers(0, view_shape[2] - 1))]
-                          for _ in range(seen.numel())]).view(*seen.shape, 2)
-    cells[~seen] = -1
-    windows = dict(lidar=draw(st.sampled_from([1, 3, 5, 7, 15])), camera=draw(st.sampled_from([1, 3, 5, 7, 15])))
-    return (weights, pts_idx, cells, seen, bev_shape, view_shape, draw(st.sampled_from([0.0, 1.0, 3.0, 5.0, 10.0])),
-            windows)
+from tests.fuzz.oracles import loop_bias
+from tests.fuzz.strategies import routed_queries
 
 
 def build(**kwargs):
@@ -65,19 +16,19 @@ def build(**kwargs):
         return AttentionBiasGenerator(**kwargs)
 
 
-@given(cases(), st.booleans())
+@given(routed_queries(), st.booleans())
 def test_equals_loop_oracle(case, local):
     (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
     generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha,
                       use_local_bias=local, local_window_size=windows)
     bias = generator(lidar, camera, pts_idx, cells, seen)
-    expected = loop_oracle(lidar, camera, pts_idx, cells, seen, bev_shape, view_shape, alpha,
+    expected = loop_bias(lidar, camera, pts_idx, cells, seen, bev_shape, view_shape, alpha,
                            windows if local else None)
     torch.testing.assert_close(bias, expected)
     assert bias.abs().max() <= alpha
 
 
-@given(cases())
+@given(routed_queries())
 def test_single_view_form_is_a_special_case(case):
     (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
     first = seen.int().argmax(dim=2)  # (B, Q) the first view that sees the query
@@ -91,7 +42,7 @@ def test_single_view_form_is_a_special_case(case):
                                generator(lidar, camera, pts_idx, cells, only_first, **shapes))
 
 
-@given(cases())
+@given(routed_queries())
 def test_gradient_of_weights(case):
     (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
     generator = build(bev_feature_shape=bev_shape, pers_feature_shape=view_shape, bias_strength=alpha,
@@ -189,7 +140,7 @@ def test_bad_input(args, error, name):
         generator(*args)
 
 
-@given(cases(), st.booleans(), st.sampled_from([None, 0.5, 2, 7.5]), st.sampled_from([0.0, 0.25, 1.0]))
+@given(routed_queries(), st.booleans(), st.sampled_from([None, 0.5, 2, 7.5]), st.sampled_from([0.0, 0.25, 1.0]))
 def test_clip_and_strength_factor(case, local, clip, factor):
     """The bias that a query asks for is weakened, then clipped; windows fade what is left."""
     (lidar, camera), pts_idx, cells, seen, bev_shape, view_shape, alpha, windows = case
@@ -198,7 +149,7 @@ def test_clip_and_strength_factor(case, local, clip, factor):
     generator.strength_factor = factor
     limit = math.inf if clip is None else clip
     asked = [((weights - 0.5) * 2 * alpha * factor).clamp(-limit, limit) for weights in (lidar, camera)]
-    expected = loop_oracle(*(bias / 2 + 0.5 for bias in asked), pts_idx, cells, seen, bev_shape, view_shape, 1.0,
+    expected = loop_bias(*(bias / 2 + 0.5 for bias in asked), pts_idx, cells, seen, bev_shape, view_shape, 1.0,
                            windows if local else None)
     bias = generator(lidar, camera, pts_idx, cells, seen)
     torch.testing.assert_close(bias, expected)

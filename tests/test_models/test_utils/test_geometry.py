@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +6,7 @@ from hypothesis import strategies as st
 from projects.mmdet3d_plugin.models.utils import geometry
 from projects.mmdet3d_plugin.models.utils.aqr.query_projection import project_queries
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
+from tests.fuzz.oracles import naive_view_cell
 
 RANGE_01 = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]  # the 0.1 m config: 1024 cells of 0.1 m declared over 108 m
 CELL_01 = (0.8, 0.8)
@@ -37,16 +37,6 @@ def test_bev_cells_equal_a_search_over_cells(height, width, size_x, size_y, seed
         holds = [row * width + col for row in range(height) for col in range(width)
                  if col * size_x <= x < (col + 1) * size_x and row * size_y <= y < (row + 1) * size_y]
         assert index == (holds[0] if holds else -1)
-
-
-def naive_view_cell(point, matrix, image_size, feature_size):
-    u, v, depth, _ = matrix @ np.append(point, 1.0)
-    if depth <= 0:
-        return None
-    u, v = u / depth, v / depth
-    if not (0 <= u < image_size[1] and 0 <= v < image_size[0]):
-        return None
-    return int(v * feature_size[0] / image_size[0]), int(u * feature_size[1] / image_size[1])
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ from mmdet.models.utils.transformer import inverse_sigmoid
 from mmdet3d.models import builder
 from torch import nn
 
+from ...core.arguments import check_count, check_factor
 from ...core.bbox.box_encoding import with_gravity_center
-from ..utils.aqr import AQR, AQROptions
+from ...core.finite import require_finite
+from ..utils.aqr import AQR, AQROptions, build_aqr_parts
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.token_layout import TokenLayout
 from ..utils.transformer.denoising import DenoisingQueries
@@ -42,13 +44,13 @@ class CmtHead(BaseModule):
 
     Args:
         in_channels (int): channels of the BEV features.
-        num_query (int): learned queries.
+        num_query (int): learned queries, >= 1.
         hidden_dim (int): channels C of queries and tokens.
-        depth_num (int): depths along a camera ray in the position encoding.
-        downsample_scale (int): BEV cells are this many voxels wide.
+        depth_num (int): depths along a camera ray in the position encoding, >= 1.
+        downsample_scale (int): BEV cells are this many voxels wide, >= 1.
         scalar (int): most denoising groups, 0 for none.
         noise_scale, noise_trans, split: see :class:`DenoisingQueries`.
-        dn_weight (float): factor of the denoising losses.
+        dn_weight (float): factor >= 0 of the denoising losses.
         train_cfg (dict | None): ``assigner``, ``code_weights`` and geometry; None builds a head that cannot train.
         test_cfg (dict | None): geometry (``voxel_size``) where ``train_cfg`` is None.
         common_heads (dict | None): branches of the task heads, default: nuScenes'.
@@ -87,9 +89,11 @@ class CmtHead(BaseModule):
             raise ValueError(f'position_gain must be None or a finite number > 0, got {position_gain}')
         tasks = tasks or [dict(class_names=list(names)) for names in _NUSCENES_TASKS]
         self.class_names = [list(task['class_names']) for task in tasks]
-        self.num_query = num_query
-        self.hidden_dim = hidden_dim
-        self.depth_num = depth_num
+        self.num_query = check_count('num_query', num_query)
+        self.hidden_dim = check_count('hidden_dim', hidden_dim)
+        self.depth_num = check_count('depth_num', depth_num)
+        check_count('downsample_scale', downsample_scale)
+        check_factor('dn_weight', dn_weight)  # also in a head without losses
         self.position_cycles = position_cycles
         self.position_gain = position_gain
         self.train_cfg = train_cfg
@@ -117,7 +121,9 @@ class CmtHead(BaseModule):
                 build_loss(loss_bbox or dict(type='L1Loss', loss_weight=0.25)),
                 build_assigner(train_cfg['assigner']), self.class_names, train_cfg['code_weights'], dn_weight, split)
         self.enable_aqr = enable_aqr
-        self.aqr = self._build_aqr(aqr_options) if enable_aqr else None
+        self.aqr_options = aqr_options
+        if enable_aqr:
+            self._build_aqr()
 
     def _build_position_embeddings(self):
         """The MLPs that make position embeddings of BEV positions and of camera rays."""
@@ -133,13 +139,19 @@ class CmtHead(BaseModule):
                 embedding.append(nn.LayerNorm(channels))
                 nn.init.constant_(embedding[-1].weight, self.position_gain)
 
-    def _build_aqr(self, options):
+    @property
+    def aqr(self):
+        """AQR | None: made of the parts that this head has now, which copies and replicas have of their own."""
+        if not self.enable_aqr:
+            return None
+        return AQR(self.aqr_router, self.aqr_bias, self.aqr_head_strength, self.aqr_options)
+
+    def _build_aqr(self):
         if self.bev_cell_size is None:
             raise ValueError("enable_aqr=True needs 'voxel_size' in train_cfg, test_cfg or bbox_coder to find BEV "
                              'cells')
-        aqr = AQR.build(options, self.hidden_dim, self.transformer.decoder)
-        aqr.add_to(self)
-        return aqr
+        parts = build_aqr_parts(self.aqr_options, self.hidden_dim, self.transformer.decoder)
+        self.aqr_router, self.aqr_bias, self.aqr_head_strength = parts
 
     def _bev_cell_size(self, downsample_scale):
         """(x, y) size of a BEV cell in m, None where no part of the config gives the voxel size."""
@@ -346,9 +358,18 @@ class CmtHead(BaseModule):
         """Detections per sample: [boxes (``box_type_3d`` of the sample), scores (N,), labels (N,)].
 
         ``rescale`` is mmdet's convention and has no effect: 3D boxes are metric.
+
+        Raises:
+            FloatingPointError: naming the samples whose predictions or boxes are not finite.
         """
+        branches = [value[-1] for task in preds_dicts for value in task[0].values() if isinstance(value, torch.Tensor)]
+        is_finite = torch.stack([torch.isfinite(value).flatten(1).all(dim=1) for value in branches])  # (branches, B)
+        require_finite(is_finite.all(dim=0), img_metas, 'predictions')
+        detections = self.bbox_coder.decode(preds_dicts)
+        is_finite = torch.stack([torch.isfinite(decoded['bboxes']).all() for decoded in detections])
+        require_finite(is_finite, img_metas, 'detected boxes')  # a log size may be finite, the size not
         results = []
-        for decoded, meta in zip(self.bbox_coder.decode(preds_dicts), img_metas):
+        for decoded, meta in zip(detections, img_metas):
             boxes = decoded['bboxes'].clone()
             boxes[:, 2] -= boxes[:, 5] / 2  # gravity center -> bottom center
             results.append([meta['box_type_3d'](boxes, boxes.shape[-1]), decoded['scores'], decoded['labels']])

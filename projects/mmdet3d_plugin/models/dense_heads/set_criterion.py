@@ -5,6 +5,7 @@ import torch
 from mmdet.core import reduce_mean
 from torch import nn
 
+from ...core.arguments import check_factor, check_factors
 from ...core.bbox.box_encoding import concat_branches, encode_boxes
 
 
@@ -15,9 +16,12 @@ class SetCriterion(nn.Module):
         loss_cls, loss_bbox (nn.Module): focal and L1 loss.
         assigner (BaseAssigner): matches predictions and ground truth.
         class_names (list[list[str]]): classes per task; labels count through all tasks.
-        code_weights (list[float]): weight of each box code (10).
-        dn_weight (float): factor of the denoising losses.
+        code_weights (list[float]): weight >= 0 of each box code (10).
+        dn_weight (float): factor >= 0 of the denoising losses.
         dn_split (float): share of the noise range that stays foreground; normalises the denoising class loss.
+
+    Raises:
+        ValueError: for weights that are negative or not finite, or not 10 code weights.
     """
 
     def __init__(self, loss_cls, loss_bbox, assigner, class_names, code_weights, dn_weight, dn_split):
@@ -26,8 +30,8 @@ class SetCriterion(nn.Module):
         self.loss_bbox = loss_bbox
         self.assigner = assigner
         self.task_sizes = [len(names) for names in class_names]
-        self.code_weights = code_weights
-        self.dn_weight = dn_weight
+        self.code_weights = check_factors('code_weights', code_weights, 10)
+        self.dn_weight = check_factor('dn_weight', dn_weight)
         self.dn_split = dn_split
 
     def forward(self, tasks, gt_boxes, gt_labels, denoising):

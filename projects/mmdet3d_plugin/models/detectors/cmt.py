@@ -1,3 +1,5 @@
+import inspect
+
 import torch
 from mmcv.ops import Voxelization
 from mmcv.runner import ModuleDict, auto_fp16, force_fp32
@@ -7,6 +9,7 @@ from mmdet3d.models.builder import DETECTORS, build_head
 from mmdet3d.models.detectors.mvx_two_stage import MVXTwoStageDetector
 from torch.nn import functional as F
 
+from ...core.arguments import check_names
 from ...core.bbox.box_encoding import with_gravity_center
 from ..dense_heads.auxiliary_head import camera_presence, lidar_presence
 from ..utils.grid_mask import GridMask
@@ -27,12 +30,15 @@ class CmtDetector(MVXTwoStageDetector):
         kwargs: see mmdet3d's ``MVXTwoStageDetector``.
 
     Raises:
+        TypeError: for arguments that do not exist, proposing similar ones.
         ValueError: for AQR on a model of a single modality, an auxiliary head without its branch, or a ``train_only``
             prefix that fits no parameter.
     """
 
     def __init__(self, use_grid_mask=False, train_only=None, pts_voxel_layer=None, auxiliary_heads=None,
                  **kwargs):
+        others = inspect.signature(MVXTwoStageDetector).parameters
+        check_names(kwargs, others, inspect.signature(CmtDetector).parameters)
         head = kwargs.get('pts_bbox_head') or {}
         branches = {name: kwargs.get(name) is not None for name in ('img_backbone', 'pts_backbone')}
         if head.get('enable_aqr') and not all(branches.values()):

@@ -33,7 +33,7 @@ class _CpuComputeMixin:
             if self.indice_key is not None:
                 out.indice_dict = {**input.indice_dict, self.indice_key: pairs}
         else:
-            features = input.features.new_zeros(0, self.out_channels)
+            features = self._nothing(input.features)
         if self.bias is not None:
             features = features + self.bias
         out = out.replace_feature(features)
@@ -52,11 +52,17 @@ class _CpuComputeMixin:
                           algo=ConvAlgo.Native, ksize=self.kernel_size, stride=self.stride, padding=self.padding,
                           dilation=self.dilation)
 
+    def _nothing(self, features):
+        """(0, C_out) that is part of the graph: distributed training expects a gradient for every parameter."""
+        return features.new_zeros(0, self.out_channels) + 0 * (features.sum() + self.weight.sum())
+
     def _convolve(self, features, pairs):
         """(N, C_in) -> (M, C_out): per kernel offset gather inputs, multiply, add to outputs."""
         kernel = self.weight.flatten(1, -2).permute(1, 2, 0)  # (K, C_in, C_out)
         out = features.new_zeros(len(pairs.out_indices), self.out_channels)
         counts = pairs.indice_pair_num.tolist()
+        if not len(out):  # strides may step over every voxel
+            return self._nothing(features)
         if self.subm:
             # A submanifold kernel is symmetric: spconv counts the pairs of the first half and none for the center,
             # where every voxel meets itself.

@@ -43,7 +43,8 @@ class SparseEncoder(_SparseEncoder):
         """(N, C) features of voxels at (N, 4) (sample, z, y, x) -> (B, C_out, H, W)."""
         inside = (coors[:, 1:] < coors.new_tensor(self.sparse_shape)).all(dim=1)
         out = super().forward(voxel_features[inside], coors[inside], batch_size)
-        if not inside.any():
-            # spconv skips norms without voxels, but distributed training expects a gradient for every parameter.
+        if not out.any():
+            # No voxels, or all beyond what the last strides reach: spconv skips norms without voxels, but distributed
+            # training expects a gradient for every parameter.
             out = out + 0 * sum(parameter.sum() for parameter in self.parameters())
         return out

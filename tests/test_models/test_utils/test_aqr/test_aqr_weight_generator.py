@@ -150,3 +150,23 @@ def test_evidence_comes_from_the_windows(routed, make_batch):
 def test_bad_arguments(kwargs, name):
     with pytest.raises(ValueError, match=name):
         build(**kwargs)
+
+
+def test_gradients_repeat_bit_for_bit_with_two_threads():
+    """Those of plain indexing do not: two threads add to one row in any order."""
+    torch.manual_seed(0)
+    module = WindowAttention(32, 32, 4, 9)
+    query, features = torch.randn(2, 300, 32, requires_grad=True), torch.randn(2, 2, 12, 20, 32, requires_grad=True)
+    cells = torch.stack([torch.randint(12, (2, 300, 2)), torch.randint(20, (2, 300, 2))], dim=-1)
+    seen = torch.rand(2, 300, 2) < 0.7
+    weight = torch.randn(2, 300, 32)
+    parameters = (query, features, *module.parameters())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        runs = [torch.autograd.grad((module(query, features, cells, seen) * weight).sum(), parameters)
+                for _ in range(20)]
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs:
+        assert all(map(torch.equal, run, runs[0]))

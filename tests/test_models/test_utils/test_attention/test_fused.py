@@ -6,76 +6,14 @@ import weakref
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
 from projects.mmdet3d_plugin.models.utils.attention.backends import BACKENDS, fused_attention
 from projects.mmdet3d_plugin.models.utils.attention.channels import channel_attention
 from projects.mmdet3d_plugin.models.utils.attention.cpu_tiles import tiled_attention
 from projects.mmdet3d_plugin.models.utils.attention.reference import reference_attention
-
-HEADS, DIMS = 2, 8
-
-
-@st.composite
-def biases(draw, local=None):
-    """Random biases with the extremes in it: alpha 10, all suppressed, one token in a segment, unseen queries, border
-    windows.
-    """
-    local = draw(st.booleans()) if local is None else local
-    batch, num_query = draw(st.integers(1, 2)), draw(st.sampled_from([1, 2, 5, 33]))
-    shapes = tuple(draw(st.lists(st.tuples(st.integers(0 if local else 1, 9), st.integers(1, 9)), min_size=1,
-                                 max_size=4)))
-    if not sum(h * w for h, w in shapes):
-        shapes = ((1, 1), *shapes[1:])
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    heads = draw(st.sampled_from([(), (HEADS, )]))
-    shape = (batch, *heads, num_query, len(shapes))
-    kind = draw(st.sampled_from(['random', 'suppressed', 'extreme', 'neutral']))
-    values = {'random': torch.randn(shape, generator=generator, dtype=torch.float64) * 5,
-              'suppressed': torch.full(shape, -10.0, dtype=torch.float64),
-              'extreme': torch.randint(2, shape, generator=generator).double() * 20 - 10,
-              'neutral': torch.zeros(shape, dtype=torch.float64)}[kind]
-    if not local:
-        return AttentionBias(values, shapes), generator
-    seen = torch.rand(batch, num_query, len(shapes), generator=generator) < draw(st.sampled_from([0.0, 0.5, 1.0]))
-    cells = torch.stack([torch.stack([torch.randint(max(h, 1), (batch, num_query), generator=generator),
-                                      torch.randint(w, (batch, num_query), generator=generator)], dim=-1)
-                         for h, w in shapes], dim=2)
-    seen &= torch.tensor([h > 0 for h, _ in shapes])
-    windows = tuple(draw(st.sampled_from([1, 3, 5, 15])) for _ in shapes)
-    return AttentionBias(values, shapes, torch.where(seen.unsqueeze(-1), cells, -torch.ones_like(cells)), seen,
-                         windows), generator
-
-
-def tensors(bias, generator, dtype=torch.float64):
-    batch, num_query, num_tokens = bias.values.shape[0], bias.values.shape[-2], bias.num_tokens
-    return [torch.randn(batch, HEADS, n, DIMS, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-            for n in (num_query, num_tokens, num_tokens)]
-
-
-def with_values(bias, values):
-    return AttentionBias(values, bias.shapes, bias.cells, bias.seen, bias.windows)
-
-
-def loop_dense(bias):
-    """The definition, key by key."""
-    out = torch.zeros(bias.shape, dtype=bias.values.dtype)
-    for index in torch.cartesian_prod(*map(torch.arange, bias.values.shape[:-1])).view(
-            -1, bias.values.dim() - 1).tolist():
-        b, q = index[0], index[-1]
-        token = 0
-        for segment, (height, width) in enumerate(bias.shapes):
-            for row in range(height):
-                for col in range(width):
-                    factor = 1.0
-                    if bias.is_local:
-                        r, c = bias.cells[b, q, segment].tolist()
-                        dist = math.hypot(row - r, col - c)
-                        factor = max(0.0, 1 - dist / (bias.windows[segment] / 2)) * float(bias.seen[b, q, segment])
-                    out[(*index, token)] = bias.values[(*index, segment)] * factor
-                    token += 1
-    return out
+from tests.fuzz.oracles import loop_dense
+from tests.fuzz.strategies import DIMS, HEADS, biases, tensors, with_values
 
 
 @settings(max_examples=40)
@@ -227,3 +165,50 @@ def test_second_derivatives_raise_instead_of_being_wrong():
     grad, = torch.autograd.grad(fused_attention(*inputs, bias).square().sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
+
+
+STRENGTHS = [1e2, 1e4, 1e6]
+
+
+@settings(max_examples=30)
+@given(biases())
+@pytest.mark.parametrize('strength', STRENGTHS)
+@pytest.mark.parametrize('backend', BACKENDS, ids=lambda backend: backend.name)
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.float16, 0.01)])
+def test_strong_biases_cost_no_digits(backend, strength, dtype, tolerance, case):
+    """Against float64 with the same values; where all of a query's keys are suppressed alike, too."""
+    bias, generator = case
+    if backend.obstacle(bias, torch.device('cpu')) is None:
+        strong = with_values(bias, (bias.values / bias.values.abs().max().clamp(min=1) * strength).float().double())
+        assert_equal_to_reference(backend.run, strong, generator, dtype, tolerance)
+
+
+@settings(max_examples=60)
+@given(biases())
+def test_top_is_the_largest_bias(case):
+    bias, _ = case
+    dense = bias.dense() if bias.values.dim() == 4 else bias.dense().unsqueeze(1)
+    torch.testing.assert_close(bias.top(), dense.amax(dim=-1))
+    scores = bias.dense_scores()
+    torch.testing.assert_close(scores.amax(dim=-1), torch.zeros_like(scores[..., 0]))
+    torch.testing.assert_close(scores.softmax(dim=-1), bias.dense().softmax(dim=-1))
+
+
+@pytest.mark.parametrize('num_query, tokens', [(0, (4, 5)), (3, (0, 0)), (0, (0, 0)), (3, (0, 5)), (3, (4, 0))])
+@pytest.mark.parametrize('local', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_nothing_attends_to_nothing(num_query, tokens, local, dtype):
+    """Zeros without queries or keys, and gradients that are zero, not whatever lay in memory (or SIGFPE)."""
+    where = (torch.zeros(2, num_query, 2, 2, dtype=torch.long), torch.zeros(2, num_query, 2, dtype=torch.bool),
+             (3, 3)) if local else ()
+    values = torch.randn(2, num_query, 2, requires_grad=True)
+    bias = AttentionBias(values, tuple((1, n) for n in tokens), *where)
+    query, key = torch.randn(2, HEADS, num_query, DIMS), torch.randn(2, HEADS, sum(tokens), DIMS)
+    inputs = [x.to(dtype).requires_grad_() for x in (query, key, key)]
+    for _ in range(3):
+        out = fused_attention(*inputs, bias)
+        grads = torch.autograd.grad(out.sum(), [*inputs, values])
+        assert out.shape == query.shape and out.dtype == dtype and torch.isfinite(out).all()
+        assert all(torch.isfinite(grad).all() for grad in grads)
+        if not (num_query and sum(tokens)):
+            assert (out == 0).all() and all((grad == 0).all() for grad in grads)

@@ -253,3 +253,10 @@ class TestPositionInContent:
         transformer = build(options=dict(position_in_content=True))
         transformer(*inputs())[0].square().sum().backward()
         assert transformer.query_start.weight.grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize('name, proposal', [('local_strat', "did you mean 'local_start'"), ('zzz', 'allowed: '),
+                                            ('position_in_contents', "did you mean 'position_in_content'")])
+def test_misspelt_arguments(name, proposal):
+    with pytest.raises(TypeError, match=f"unexpected argument '{name}'.*{proposal}"):
+        build(options={name: 1})

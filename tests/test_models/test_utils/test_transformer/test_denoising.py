@@ -4,36 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projects.mmdet3d_plugin.models.utils.transformer.denoising import DenoisingQueries
+from tests.fuzz.oracles import loop_mask
+from tests.fuzz.strategies import ground_truth
 
 RANGE = [-10.0, -10.0, -2.0, 10.0, 10.0, 2.0]
-
-
-def ground_truth(counts, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    boxes = [torch.cat([torch.rand(n, 3, generator=generator) * 2 - 1, torch.rand(n, 6, generator=generator) + 0.5],
-                       dim=1) for n in counts]
-    return boxes, [torch.arange(n) % 4 for n in counts]
 
 
 def make(**kwargs):
     return DenoisingQueries(**dict(dict(num_groups=3, noise_scale=1.0, noise_trans=0.0, split=0.75, pc_range=RANGE,
                                         num_classes=4), **kwargs))
-
-
-def loop_mask(groups, slots, num_query):
-    """Forbidden pairs, from the definition: learned queries see only each other, groups see themselves and learned
-    queries.
-    """
-    total = groups * slots + num_query
-    mask = torch.zeros(total, total, dtype=torch.bool)
-    for i in range(total):
-        for j in range(total):
-            i_learned, j_learned = i >= groups * slots, j >= groups * slots
-            if i_learned:
-                mask[i, j] = not j_learned
-            else:
-                mask[i, j] = not j_learned and i // slots != j // slots
-    return mask
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=3), st.integers(1, 12), st.integers(1, 4),

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmcv.cnn.bricks.registry import ATTENTION
 
+from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
 from projects.mmdet3d_plugin.models.utils.attention.multi_head import ScaledDotProductMHA
 from projects.mmdet3d_plugin.models.utils.attention.reference import masks_to_bias, reference_attention
 
@@ -130,3 +131,21 @@ def test_dropout_does_not_leak_into_modules_built_later():
         options = {} if dropout is None else dict(dropout=dropout)
         module = ATTENTION.build(dict(type='PETRMultiheadAttention', embed_dims=8, num_heads=2, **options))
         assert module.dropout_layer.p == (dropout or 0.0)
+
+
+@pytest.mark.parametrize('kind', ['PETRMultiheadAttention', 'PETRMultiheadFlashAttention'])
+@pytest.mark.parametrize('impl', ['dense', 'auto'])
+def test_strong_biases_cost_no_digits(kind, impl):
+    """Scores next to a bias of 1e6 would keep one digit after the point; softmax needs their differences alone."""
+    torch.manual_seed(0)
+    options = dict(impl=impl) if kind == 'PETRMultiheadFlashAttention' else {}
+    attention = ATTENTION.build(dict(type=kind, embed_dims=16, num_heads=2, **options)).eval()
+    torch.nn.init.normal_(attention.attn.in_proj_weight, std=0.5)
+    values = torch.tensor([1e6, 1e6, -1e6]).expand(1, 5, 3)
+    bias = AttentionBias(values, ((2, 3), (1, 4), (1, 4)))
+    query, key = torch.randn(5, 1, 16), torch.randn(14, 1, 16)
+    with torch.no_grad():
+        found = attention(query, key, key, attn_mask=bias)
+        expected = attention.double()(query.double(), key.double(), key.double(),
+                                      attn_mask=bias.dense().double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

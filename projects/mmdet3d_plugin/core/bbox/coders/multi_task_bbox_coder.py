@@ -2,6 +2,7 @@ import torch
 from mmdet.core.bbox import BaseBBoxCoder
 from mmdet.core.bbox.builder import BBOX_CODERS
 
+from ...arguments import check_count, check_range, is_finite_number
 from ..box_encoding import concat_branches, decode_boxes, encode_boxes
 
 
@@ -11,24 +12,24 @@ class MultiTaskBBoxCoder(BaseBBoxCoder):
 
     Args:
         pc_range (list[float]): x, y, z minimum and maximum of the detection range, m.
-        post_center_range (list[float]): boxes with a center outside are left out, m.
-        max_num (int): number of (query, class) pairs kept per sample, by score.
-        score_threshold (float | None): scores must be above it.
-        num_classes (int): classes over all tasks.
+        post_center_range (list[float]): x, y, z minimum and maximum; boxes with a center outside are left out, m.
+        max_num (int): number >= 1 of (query, class) pairs kept per sample, by score.
+        score_threshold (float | None): in [0, 1), scores must be above it.
+        num_classes (int): classes over all tasks, >= 1.
         voxel_size (list[float] | None): LiDAR voxel size, m; kept for the head's BEV geometry.
 
     Raises:
-        ValueError: if ``post_center_range`` does not hold six numbers.
+        ValueError: for arguments outside these ranges.
     """
 
     def __init__(self, pc_range, post_center_range, max_num=100, score_threshold=None, num_classes=10, voxel_size=None):
-        if len(post_center_range) != 6:
-            raise ValueError(f'post_center_range: expected 6 numbers, got {post_center_range}')
-        self.pc_range = pc_range
-        self.post_center_range = post_center_range
-        self.max_num = max_num
+        if score_threshold is not None and not (is_finite_number(score_threshold) and 0 <= score_threshold < 1):
+            raise ValueError(f'score_threshold must be None or a number in [0, 1), got {score_threshold!r}')
+        self.pc_range = check_range('pc_range', pc_range)
+        self.post_center_range = check_range('post_center_range', post_center_range)
+        self.max_num = check_count('max_num', max_num)
         self.score_threshold = score_threshold
-        self.num_classes = num_classes
+        self.num_classes = check_count('num_classes', num_classes)
         self.voxel_size = voxel_size
 
     def encode(self, boxes):

@@ -1,12 +1,12 @@
 """All of adaptive query routing (AQR) behind one door: the head asks for a bias, and in training for a loss."""
-import difflib
-import math
 from dataclasses import dataclass, fields
 from typing import Dict, Optional, Union
 
 import torch
 from mmdet.models.utils import build_transformer
 
+from ....core.arguments import check_factor, check_names
+from ....core.finite import require_finite
 from ..attention_bias_generator import (
     AttentionBiasGenerator,
     check_bias_clip,
@@ -62,12 +62,11 @@ class AQROptions:
             value = getattr(self, option.name)
             if option.type is bool and not isinstance(value, bool):
                 raise TypeError(f'{PREFIX}{option.name} must be True or False, got {value!r}')
-        check_bias_strength(self.bias_strength)
-        check_windows(self.local_window_size)
+        check_bias_strength(self.bias_strength, f'{PREFIX}bias_strength')
+        check_windows(self.local_window_size, f'{PREFIX}local_window_size')
         check_bias_clip(self.bias_clip)
         check_weight_map(self.weight_map)
-        if not (math.isfinite(self.loss_weight) and self.loss_weight >= 0):
-            raise ValueError(f'{PREFIX}loss_weight must be a finite number >= 0, got {self.loss_weight}')
+        check_factor(f'{PREFIX}loss_weight', self.loss_weight)
 
     @classmethod
     def of_head(cls, arguments, others=()):
@@ -81,60 +80,53 @@ class AQROptions:
             TypeError: for a name that no argument has, proposing similar ones.
         """
         known = {f'{PREFIX}{option.name}': option.name for option in fields(cls)}
-        for name in arguments:
-            if name not in known:
-                close = difflib.get_close_matches(name, [*known, *others])
-                raise TypeError(f'unexpected argument {name!r}' + (
-                    f'; did you mean {" or ".join(map(repr, close))}?' if close else f'; allowed: {sorted(known)}'))
+        check_names(arguments, known, others)
         return cls(**{known[name]: value for name, value in arguments.items()})
+
+
+def build_aqr_parts(options, embed_dims, decoder):
+    """Build what of AQR learns or is configured; a head holds it as ``aqr_router``, ``aqr_bias`` and
+    ``aqr_head_strength``.
+
+    Args:
+        options (AQROptions): of the head.
+        embed_dims (int): channels of queries and tokens.
+        decoder (PETRTransformerDecoder): whose cross-attention is biased.
+
+    Returns:
+        tuple[nn.Module, AttentionBiasGenerator, BiasStrengthPerHead | None]: router, bias and strengths.
+    """
+    router = build_transformer({'type': 'AQRWeightGenerator', 'embed_dims': embed_dims, **(options.router or {})})
+    bias = AttentionBiasGenerator(
+        bias_strength=options.bias_strength, use_local_bias=options.use_local_bias,
+        local_window_size=options.local_window_size, per_view=options.per_view, bias_clip=options.bias_clip,
+        weight_map=options.weight_map)
+    head_strength = None
+    if options.strength_per_head:
+        attention = decoder.layers[0].attentions[decoder.attention_slot('cross_attn')]
+        head_strength = BiasStrengthPerHead(len(decoder.layers), attention.num_heads, options.bias_clip)
+    return router, bias, head_strength
 
 
 class AQR:
     """Routes the queries of a head, turns their weights into a bias, and supervises the router.
 
-    Its learnable parts are no submodules of this object but of the head that :meth:`add_to` was called for, under
-    names whose state-dict keys published AQR checkpoints have.
+    A view of parts that the head owns, so that their state-dict keys are those of published AQR checkpoints.
 
     Args:
         router (nn.Module): query embedding, features, reference points, ... -> LiDAR and camera weights (B, Q) in
             [0, 1] and ``QueryProjections``; see ``AQRWeightGenerator``.
         bias (AttentionBiasGenerator): weights and projections -> bias.
         head_strength (BiasStrengthPerHead | None): one bias -> a bias for each decoder layer.
-        bias_denoising (bool): False leaves denoising queries neutral.
-        loss_weight (float): factor of the supervision, 0 for none.
+        options (AQROptions): of the head.
     """
 
-    def __init__(self, router, bias, head_strength=None, bias_denoising=True, loss_weight=0.0):
+    def __init__(self, router, bias, head_strength, options):
         self.router = router
         self.bias = bias
         self.head_strength = head_strength
-        self.bias_denoising = bias_denoising
-        self.loss_weight = loss_weight
-
-    @classmethod
-    def build(cls, options, embed_dims, decoder):
-        """Build the parts.
-
-        Args:
-            options (AQROptions): of the head.
-            embed_dims (int): channels of queries and tokens.
-            decoder (PETRTransformerDecoder): whose cross-attention is biased.
-        """
-        router = build_transformer({'type': 'AQRWeightGenerator', 'embed_dims': embed_dims, **(options.router or {})})
-        bias = AttentionBiasGenerator(
-            bias_strength=options.bias_strength, use_local_bias=options.use_local_bias,
-            local_window_size=options.local_window_size, per_view=options.per_view, bias_clip=options.bias_clip,
-            weight_map=options.weight_map)
-        head_strength = None
-        if options.strength_per_head:
-            attention = decoder.layers[0].attentions[decoder.attention_slot('cross_attn')]
-            head_strength = BiasStrengthPerHead(len(decoder.layers), attention.num_heads, options.bias_clip)
-        return cls(router, bias, head_strength, options.bias_denoising, options.loss_weight)
-
-    def add_to(self, head):
-        """Register the parts in a head as ``aqr_router``, ``aqr_bias`` and ``aqr_head_strength``."""
-        for name in ('router', 'bias', 'head_strength'):
-            setattr(head, f'{PREFIX}{name}', getattr(self, name))
+        self.bias_denoising = options.bias_denoising
+        self.loss_weight = options.loss_weight
 
     def route(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout,
               denoising=None, training=False):
@@ -154,6 +146,9 @@ class AQR:
 
         Returns:
             RoutingRecord: its bias has shape (B, P + Q, F).
+
+        Raises:
+            FloatingPointError: not in training, naming the samples whose weights are not finite.
         """
         batch, num_query, _ = reference_points.shape
         lidar_weights, camera_weights, projections = self.router(
@@ -165,6 +160,9 @@ class AQR:
             is_used[:, :pad_size] = denoising.occupied
         if training:
             lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
+        else:
+            is_finite = torch.isfinite(lidar_weights + camera_weights).all(dim=1)
+            require_finite(is_finite, img_metas, 'LiDAR and camera weights of the queries')
         if not self.bias_denoising:
             neutral = torch.full_like(lidar_weights, 0.5)
             lidar_weights, camera_weights = (torch.where(is_learned, w, neutral)

@@ -4,6 +4,7 @@ import torch
 from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
 from torch import nn
+from torch.nn import functional as F
 
 from ..attention_bias_generator import check_windows
 from .query_projection import project_queries
@@ -13,6 +14,15 @@ def window_offsets(window, device):
     """(window ** 2, 2) int64 offsets (row, col) of the cells of an odd square window from its center."""
     reach = torch.arange(window, device=device) - window // 2
     return torch.cartesian_prod(reach, reach).view(-1, 2)
+
+
+def gather_rows(table, index):
+    """Rows (*N, C) of a table (M, C) at (*N) indices.
+
+    Indexing would do the same, but on CPU its backward adds with atomics, in an order that differs from run to run as
+    soon as there are two threads. That of an embedding gives every row to one thread: the same sums bit for bit.
+    """
+    return F.embedding(index, table)
 
 
 class WindowAttention(nn.Module):
@@ -61,9 +71,9 @@ class WindowAttention(nn.Module):
 
         flat = features.flatten(0, 3)  # (B * V * h * w, C)
         # (P, n, heads, d)
-        keys, values = (layer(flat)[token].unflatten(-1, (heads, -1)) for layer in (self.key, self.value))
+        keys, values = (gather_rows(layer(flat), token).unflatten(-1, (heads, -1)) for layer in (self.key, self.value))
         owner = sample * num_query + query_index  # (P,)
-        queries = self.query(query).flatten(0, 1)[owner].unflatten(-1, (heads, -1))  # (P, heads, d)
+        queries = gather_rows(self.query(query).flatten(0, 1), owner).unflatten(-1, (heads, -1))  # (P, heads, d)
         scores = torch.einsum('phd,pnhd->phn', queries, keys) / math.sqrt(keys.shape[-1]) + self.relative_position
         scores = scores.float().masked_fill(~inside.unsqueeze(1), -math.inf)  # the window's center is always inside
 

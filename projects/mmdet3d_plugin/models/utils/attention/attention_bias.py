@@ -74,6 +74,28 @@ class AttentionBias:
         """``values`` as (B, heads or 1, Q, S)."""
         return self.values if self.values.dim() == 4 else self.values.unsqueeze(1)
 
+    def top(self):
+        """Largest bias of each query over all keys, (B, heads or 1, Q) in float64, without gradient.
+
+        Softmax ignores a constant per query. Without this one, strong biases leave the scores the digits in which they
+        differ: float32 next to 1e4 has steps of 0.001, and exp turns these into errors of the weights.
+        """
+        values = self.per_head().detach().double()  # (B, heads or 1, Q, S)
+        tops = [values[..., segment] * self._nearest_factor(segment, values[..., segment])
+                for segment, (height, width) in enumerate(self.shapes) if height * width]
+        return torch.stack(tops, dim=-1).amax(dim=-1) if tops else values.new_zeros(values.shape[:-1])
+
+    def _nearest_factor(self, segment, values):
+        """Window factor where the bias of one segment, of ``values`` (B, heads or 1, Q), is largest: at the window's
+        center or, if negative, in the corner of the map that lies farthest from it.
+        """
+        if not self.is_local or self.windows[segment] is None:
+            return torch.ones_like(values)
+        (height, width), (row, col) = self.shapes[segment], self.cells[:, :, segment].double().unbind(-1)
+        corner = torch.hypot(torch.maximum(row, height - 1 - row), torch.maximum(col, width - 1 - col))  # (B, Q)
+        farthest = (1 - corner / (self.windows[segment] / 2)).clamp(min=0).unsqueeze(1)
+        return torch.where(values > 0, 1.0, farthest) * self.seen[:, None, :, segment]
+
     def cone(self, segment, query=slice(None), rows=None, dtype=torch.float32):
         """Window factors in [0, 1] of one segment.
 
@@ -114,3 +136,8 @@ class AttentionBias:
             else:
                 parts.append(value.expand(*value.shape[:-1], height * width))
         return torch.cat(parts, dim=-1)
+
+    def dense_scores(self):
+        """The dense form less the largest bias of each query (:meth:`top`), to add to scores before a softmax."""
+        top = self.top() if self.values.dim() == 4 else self.top().squeeze(1)
+        return self.dense() - top.unsqueeze(-1).to(self.values)

@@ -44,7 +44,7 @@ def fused_attention(query, key, value, bias):
         bias (AttentionBias): for these queries and keys; with windows only on CPU.
 
     Returns:
-        Tensor: (B, heads, Q, d).
+        Tensor: (B, heads, Q, d); zeros where there are no queries or no keys.
 
     Raises:
         ValueError: if the bias does not fit queries and keys, or no back end serves it on their device.
@@ -54,6 +54,10 @@ def fused_attention(query, key, value, bias):
     if tuple(bias.shape) not in allowed:
         raise ValueError(f'bias must be (B, Q, F) or (B, heads, Q, F), here {allowed[0]} or {allowed[1]}, got '
                          f'{tuple(bias.shape)}')
+    if not query.numel() or not bias.num_tokens:
+        # Kernels divide by these numbers (SIGFPE) or leave gradients unwritten: nothing attends to nothing.
+        nothing = sum(x.sum() for x in (key, value, bias.values)) * 0
+        return query * 0 + nothing.to(query.dtype)
     for backend in BACKENDS:
         if backend.obstacle(bias, query.device) is None:
             return backend.run(query, key, value, bias)

@@ -4,7 +4,7 @@
 Softmax over all keys is the mixture of softmaxes over tiles of keys, weighted by their log-sum-exps. A bias that is
 constant on a tile only shifts the tile's log-sum-exp, so the kernel never sees it. A windowed bias touches few (query,
 tile) pairs; these alone get a mask, shared by all heads. Given the merged output and log-sum-exp, the flash backward of
-every tile is exact.
+every tile is exact. All shifts and masks are less each query's largest bias, so that strong ones cost no digits.
 """
 import functools
 import math
@@ -55,9 +55,10 @@ class _Tile:
         queries: (N,) indices, None for all.
         keys: slice of keys, never empty: the kernel divides by their number.
         segment: which of the bias' values applies.
+        has_value: the shift contains that value; without, a tile without a mask is out of the windows' reach.
         is_first: first tile on these samples and keys.
-        shift: (b, heads or 1, N) added to every score, None for none.
-        mask: (b, heads or 1, N, K) added to the scores, None for none.
+        shift: (b, heads or 1, N) added to every score, None with a mask.
+        mask: (b, heads or 1, N, K) added to the scores, None with a shift.
         cone: (N, K) factors of the value in ``mask``.
     """
 
@@ -65,6 +66,7 @@ class _Tile:
     queries: Optional[torch.Tensor]
     keys: slice
     segment: int
+    has_value: bool = False
     is_first: bool = True
     shift: Optional[torch.Tensor] = None
     mask: Optional[torch.Tensor] = None
@@ -108,27 +110,33 @@ def _plan(bias, dtype, tile_keys):
     state = bias.values._version, dtype, tile_keys
     if bias not in _PLANS or _PLANS[bias][0] != state:
         with torch.no_grad():
-            values = bias.per_head().detach().to(dtype)
-            _PLANS[bias] = state, list(
-                _window_tiles(bias, values, tile_keys) if bias.is_local else _whole_tiles(bias, values))
+            values, top = bias.per_head().detach().double(), bias.top()
+            _PLANS[bias] = state, list(_window_tiles(bias, values, top, dtype, tile_keys) if bias.is_local else
+                                       _whole_tiles(bias, values - top.unsqueeze(-1), dtype))
     return _PLANS[bias][1]
 
 
-def _whole_tiles(bias, values):
+def _whole_tiles(bias, values, dtype):
     """One tile per segment: its bias is a shift."""
     for segment, keys in enumerate(bias.segments):
         if keys.stop > keys.start:
-            yield _Tile(slice(None), None, keys, segment, shift=values[..., segment])
+            yield _Tile(slice(None), None, keys, segment, True, shift=_narrow(values[..., segment], dtype))
 
 
-def _window_tiles(bias, values, tile_keys):
+def _narrow(shift, dtype):
+    """Float64 -> ``dtype``; a bias that would overflow has no weight with its lowest number either."""
+    return shift.clamp(min=torch.finfo(dtype).min / 4).to(dtype)
+
+
+def _window_tiles(bias, values, largest, dtype, tile_keys):
     """Stripes of rows; the queries whose window reaches into a stripe are masked there, the others are not."""
     for sample in range(values.shape[0]):
         batch = slice(sample, sample + 1)
         for segment, (keys, (height, width)) in enumerate(zip(bias.segments, bias.shapes)):
             if bias.windows[segment] is None:
                 if keys.stop > keys.start:
-                    yield _Tile(batch, None, keys, segment, shift=values[batch, ..., segment])
+                    shift = values[batch, ..., segment] - largest[batch]
+                    yield _Tile(batch, None, keys, segment, True, shift=_narrow(shift, dtype))
                 continue
             stripe = max(1, tile_keys // max(width, 1))
             reach = bias.windows[segment] // 2
@@ -140,10 +148,11 @@ def _window_tiles(bias, values, tile_keys):
                 inside, outside = reached.nonzero().flatten(), (~reached).nonzero().flatten()
                 if len(inside):
                     cone = bias.cone(segment, (sample, inside), rows, dtype=values.dtype)  # (N, K)
-                    mask = values[batch, :, inside, segment].unsqueeze(-1) * cone
-                    yield _Tile(batch, inside, run, segment, mask=mask, cone=cone)
+                    mask = values[batch, :, inside, segment, None] * cone - largest[batch, :, inside, None]
+                    yield _Tile(batch, inside, run, segment, mask=_narrow(mask, dtype), cone=cone.to(dtype))
                 if len(outside):
-                    yield _Tile(batch, outside if len(inside) else None, run, segment, is_first=not len(inside))
+                    yield _Tile(batch, outside if len(inside) else None, run, segment, is_first=not len(inside),
+                                shift=_narrow(-largest[batch][..., outside], dtype))
 
 
 class _TiledAttention(torch.autograd.Function):
@@ -163,6 +172,7 @@ class _TiledAttention(torch.autograd.Function):
             part_out, part_lse = part[0], part[1]
             if tile.shift is not None:
                 part_lse = part_lse + tile.shift
+            if tile.has_value:
                 parts += [part_out, part_lse]
             before = tile.pick(lse)
             after = torch.logaddexp(before, part_lse.to(wide))
@@ -195,9 +205,9 @@ class _TiledAttention(torch.autograd.Function):
             tile.add(grad_query, grads[0])
             tile.add_to_keys(grad_key, grads[1])
             tile.add_to_keys(grad_value, grads[2])
-            if not ctx.needs_input_grad[3] or (tile.shift is None and tile.mask is None):
+            if not ctx.needs_input_grad[3] or not (tile.has_value or tile.mask is not None):
                 continue
-            if tile.shift is not None:
+            if tile.has_value:
                 part_out, part_lse, *parts = parts
             else:
                 # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import torch
@@ -7,6 +8,7 @@ from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
 from torch import nn
 
+from ....core.arguments import check_names
 from ..attention.attention_bias import AttentionBias
 from ..token_layout import TokenLayout
 
@@ -24,9 +26,14 @@ class CmtTransformer(BaseModule):
             Published checkpoints need False: there, queries start from zeros, so that a query knows its own place only
             by what it attends to, and how far along a camera ray it lies not at all.
         init_cfg (dict | None): as in mmcv.
+
+    Raises:
+        TypeError: for arguments that do not exist, proposing similar ones.
+        ValueError: for a ``local_start`` that is not a finite number > 0.
     """
 
-    def __init__(self, decoder, local_start=None, position_in_content=False, init_cfg=None):
+    def __init__(self, decoder, local_start=None, position_in_content=False, init_cfg=None, **unknown):
+        check_names(unknown, set(inspect.signature(CmtTransformer).parameters) - {'unknown'})
         super().__init__(init_cfg)
         if local_start is not None and not (math.isfinite(local_start) and local_start > 0):
             raise ValueError(f'local_start must be None or a finite number > 0, got {local_start}')

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ....core.arguments import check_count, check_factor, is_finite_number
 from ..geometry import to_unit_range
 
 
@@ -41,18 +42,24 @@ class DenoisingQueries:
     """Makes the denoising queries of a batch.
 
     Args:
-        num_groups (int): most groups per batch; fewer where boxes times groups would exceed the number of queries.
-        noise_scale (float): largest shift, as a fraction of (half the box size + ``noise_trans``).
-        noise_trans (float): added to half the box size, m.
-        split (float): boxes whose shift, as a vector in [-1, 1]^3, is longer than this become background.
+        num_groups (int): most groups per batch, 0 for none; fewer where boxes times groups would exceed the number of
+            queries.
+        noise_scale (float): >= 0, largest shift, as a fraction of (half the box size + ``noise_trans``).
+        noise_trans (float): >= 0, added to half the box size, m.
+        split (float): > 0; boxes whose shift, as a vector in [-1, 1]^3, is longer than this become background.
         pc_range (list[float]): detection range, m.
         num_classes (int): classes over all tasks.
+
+    Raises:
+        ValueError: for arguments outside these ranges; ``scalar`` is the head's name of ``num_groups``.
     """
 
     def __init__(self, num_groups, noise_scale, noise_trans, split, pc_range, num_classes):
-        self.num_groups = num_groups
-        self.noise_scale = noise_scale
-        self.noise_trans = noise_trans
+        if not is_finite_number(split) or split <= 0:
+            raise ValueError(f'split must be a finite number > 0, got {split!r}')
+        self.num_groups = check_count('scalar (number of denoising groups)', num_groups, least=0)
+        self.noise_scale = check_factor('noise_scale', noise_scale)
+        self.noise_trans = check_factor('noise_trans', noise_trans)
         self.split = split
         self.pc_range = pc_range
         self.num_classes = num_classes

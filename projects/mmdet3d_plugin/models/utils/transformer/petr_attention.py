@@ -24,10 +24,12 @@ def log_once(message):
 
 
 def _as_tensor(mask):
-    """A compact bias as (B, Q, F), or (B * heads, Q, F) if heads differ; anything else as it is."""
+    """A compact bias as (B, Q, F), or (B * heads, Q, F) if heads differ, up to a constant per query, which softmax
+    ignores; anything else as it is.
+    """
     if not isinstance(mask, AttentionBias):
         return mask
-    dense = mask.dense()
+    dense = mask.dense_scores()
     return dense.flatten(0, 1) if dense.dim() == 4 else dense
 
 
