@@ -92,7 +92,8 @@ class TinyDataset:
     """Point clouds of different sizes, augmented with python's, numpy's and torch's generators."""
     CLASSES = ('thing', )
 
-    def __init__(self, num_samples, test_mode=False):
+    def __init__(self, num_samples, test_mode=False, classes=None):
+        self.CLASSES = classes or self.CLASSES
         self.num_samples = num_samples
         self.test_mode = test_mode
         self.flag = np.zeros(num_samples, dtype=np.uint8)

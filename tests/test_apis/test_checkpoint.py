@@ -1,5 +1,7 @@
+import contextlib
 import logging
 import os
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -11,6 +13,7 @@ from mmdet3d.ops import make_sparse_convmodule
 from torch import nn
 
 from projects.mmdet3d_plugin.apis.checkpoint import load_pretrained, load_weights, read_checkpoint
+from projects.mmdet3d_plugin.apis.storage_records import check_storage_records
 from tests.tiny_detector import TinyDetector
 
 ROUTER_KEYS = {'pts_bbox_head.aqr_router.weight', 'pts_bbox_head.aqr_router.bias'}
@@ -45,13 +48,26 @@ class TestReadCheckpoint:
             assert set(checkpoint['state_dict']._metadata) == set(expected._metadata)
         assert read_checkpoint(tmp_path / 'mmcv.pth')['meta']['CLASSES'] == ('car', )
 
-    def test_from_an_address(self, tmp_path, monkeypatch):
-        """Through torch's cache, which is filled here: tests use no network."""
-        cached = tmp_path / 'checkpoints' / 'tiny.pth'
-        cached.parent.mkdir()
-        torch.save(TinyDetector().state_dict(), cached)
+    def test_addresses_that_end_alike_have_weights_of_their_own(self, tmp_path, monkeypatch):
+        """Downloads are counted, and come from here: tests use no network."""
+        downloaded = []
+
+        def download(address, file, progress):
+            downloaded.append(address)
+            torch.save({'weight': torch.full((1, ), float(len(downloaded)))}, file)
+
         monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-        assert read_checkpoint('https://example.org/tiny.pth')['state_dict']
+        monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+        for _ in range(2):
+            for number, folder in enumerate(('a', 'b'), start=1):
+                weights = read_checkpoint(f'https://example.org/{folder}/tiny.pth?download=1')['state_dict']
+                assert weights['weight'].item() == number
+        assert len(downloaded) == 2
+
+    def test_an_address_that_does_not_answer(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+        with pytest.raises(ValueError, match='https://127.0.0.1:9/tiny.pth cannot be downloaded'):
+            read_checkpoint('https://127.0.0.1:9/tiny.pth')
 
     def test_missing_file(self):
         with pytest.raises(FileNotFoundError, match='checkpoint not found: ckpts/no.pth'):
@@ -80,6 +96,47 @@ class TestReadCheckpoint:
         (tmp_path / 'part.pth').write_bytes((tmp_path / 'whole.pth').read_bytes()[:keep])
         with pytest.raises(ValueError, match='part.pth .*damaged'):
             read_checkpoint(tmp_path / 'part.pth', trusted=trusted)
+
+    @pytest.mark.parametrize('trusted', [True, False])
+    @pytest.mark.parametrize('change, message', [
+        (lambda name, data: [(name, data[:-4])], 'record 0 has 124 of 128 bytes'),
+        (lambda name, data: [(name, b'')], 'record 0 has 0 of 128 bytes'),
+        (lambda name, data: [], 'record 0 has no of 128 bytes'),
+        (lambda name, data: [(name, data), (name, data)], 'holds records twice: whole/data/0')])
+    def test_a_record_that_is_not_as_long_as_its_tensor(self, tmp_path, change, message, trusted):
+        """torch 2.9 fills what is missing with whatever lies in memory."""
+        torch.save(TinyDetector().state_dict(), tmp_path / 'whole.pth')
+        with zipfile.ZipFile(tmp_path / 'whole.pth') as whole, zipfile.ZipFile(tmp_path / 'bad.pth', 'w') as bad:
+            for name in whole.namelist():
+                data = whole.read(name)
+                for new_name, new_data in change(name, data) if name == 'whole/data/0' else [(name, data)]:
+                    bad.writestr(new_name, new_data)
+        with pytest.raises(ValueError, match=f'bad.pth is damaged: .*{message}'):
+            read_checkpoint(tmp_path / 'bad.pth', trusted=trusted)
+
+    def test_the_sizes_are_read_without_running_code(self, tmp_path):
+        content = dict(state_dict=TinyDetector().state_dict(), meta=RunsCode(tmp_path / 'trace'))
+        torch.save(content, tmp_path / 'bad.pth')
+        check_storage_records(tmp_path / 'bad.pth')
+        assert not (tmp_path / 'trace').exists()
+
+    @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16, torch.bool, torch.int64, torch.uint16,
+                                       torch.float8_e4m3fn, torch.complex64])
+    def test_whole_records_of_all_kinds_pass(self, tmp_path, dtype):
+        values = torch.zeros(2, 5).to(dtype)
+        torch.save({'a': values, 'view': values[1], 'empty': values[:0].clone()}, tmp_path / 'whole.pth')
+        assert set(read_checkpoint(tmp_path / 'whole.pth')['state_dict']) == {'a', 'view', 'empty'}
+
+    def test_damaged_bytes_raise_nothing_but_the_documented_error(self, tmp_path):
+        torch.save(dict(state_dict=TinyDetector().state_dict(), meta=dict(epoch=1)), tmp_path / 'whole.pth')
+        whole, draw = (tmp_path / 'whole.pth').read_bytes(), np.random.RandomState(0)
+        for _ in range(300):
+            damaged = bytearray(whole)
+            damaged[draw.randint(len(whole))] = draw.randint(256)
+            damaged[-1 - draw.randint(400)] = draw.randint(256)  # the table of contents
+            (tmp_path / 'part.pth').write_bytes(damaged)
+            with contextlib.suppress(ValueError):
+                read_checkpoint(tmp_path / 'part.pth')
 
     @pytest.mark.parametrize('content', [[1, 2], dict(weights=1), dict(state_dict={}), dict(state_dict=dict(a=1))])
     def test_files_without_weights(self, tmp_path, content):
@@ -197,6 +254,34 @@ class TestLoadWeights:
         model = make_sparse_convmodule(4, 8, 3, 'key', norm_cfg=dict(type='BN1d'))
         with pytest.raises(ValueError, match='(?s)size mismatch.*no version metadata.*spconv 1.x'):
             load_weights(model, OrderedDict(model.state_dict()))
+
+
+    @pytest.mark.parametrize('load', [load_weights, load_pretrained])
+    def test_numbers_that_no_model_can_use(self, load):
+        model, state_dict = TinyDetector(), TinyDetector().state_dict()
+        state_dict['encoder.0.weight'][0, 0] = float('nan')
+        state_dict['pts_bbox_head.reg.bias'][0] = float('-inf')
+        state_dict['encoder.1.running_var'][0] = -1e-3
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        with pytest.raises(ValueError) as error:
+            load(model, state_dict, 'some.pth')
+        for part in ('some.pth', 'NaN or infinite: encoder.0.weight, pts_bbox_head.reg.bias',
+                     'negative variances: encoder.1.running_var'):
+            assert part in str(error.value)
+        assert equal(model.state_dict(), before)
+
+    def test_the_copies_of_an_ema_hook_are_left_out(self, caplog):
+        source, model = TinyDetector(), TinyDetector()
+        state_dict = source.state_dict()
+        for name, value in source.named_parameters():
+            state_dict[f'ema_{name.replace(".", "_")}'] = torch.zeros_like(value)
+        with caplog.at_level(logging.INFO):
+            load_weights(model, state_dict, 'ema.pth', logger=logging.getLogger())
+        assert 'ema.pth was written with an EMA hook' in caplog.text and 'the 6 that' in caplog.text
+        assert equal(model.state_dict(), source.state_dict())
+        state_dict['ema_other'] = torch.zeros(1)
+        with pytest.raises(ValueError, match='Unexpected key.*"ema_other"'):
+            load_weights(model, state_dict)
 
 
 class TestLoadPretrained:

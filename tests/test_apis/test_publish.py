@@ -45,15 +45,32 @@ def test_weights_and_provenance_alone_are_left(training_checkpoint, tmp_path):
     assert {value.dtype for value in model.parameters()} == {torch.float}
 
 
-@pytest.mark.parametrize('value', [65520.0, -1e6, float('inf'), float('nan')])
-@pytest.mark.parametrize('key', ['encoder.0.weight', 'encoder.1.running_var'])
-def test_numbers_beyond_half_precision_are_refused(training_checkpoint, tmp_path, key, value):
+@pytest.mark.parametrize('key, value, message', [
+    ('encoder.0.weight', 65520.0, 'encoder.0.weight does not fit into half precision.*allowed: 65504'),
+    ('encoder.0.weight', -1e6, 'encoder.0.weight does not fit into half precision.*allowed: 65504'),
+    ('encoder.1.running_var', 65520.0, 'encoder.1.running_var does not fit into half precision.*allowed: 65504'),
+    ('encoder.0.weight', float('inf'), 'NaN or infinite: encoder.0.weight'),
+    ('encoder.1.running_var', float('nan'), 'NaN or infinite: encoder.1.running_var'),
+    ('encoder.1.running_var', -0.5, 'negative variances: encoder.1.running_var')])
+def test_numbers_that_half_precision_or_no_model_holds_are_refused(training_checkpoint, tmp_path, key, value, message):
     checkpoint = torch.load(training_checkpoint, weights_only=True)
     checkpoint['state_dict'][key].view(-1)[0] = value
     torch.save(checkpoint, training_checkpoint)
-    with pytest.raises(ValueError, match=f'{key} does not fit into half precision.*allowed: 65504'):
+    with pytest.raises(ValueError, match=message):
         publish_checkpoint(training_checkpoint, tmp_path / 'small.pth')
     assert os.listdir(tmp_path) == ['epoch_3.pth']
+
+
+def test_of_an_ema_hook_the_averaged_weights_are_kept(training_checkpoint, tmp_path):
+    checkpoint = torch.load(training_checkpoint, weights_only=True)
+    weights = checkpoint['state_dict']
+    weights['ema_encoder_0_weight'] = torch.zeros_like(weights['encoder.0.weight'])
+    torch.save(checkpoint, training_checkpoint)
+    publish_checkpoint(training_checkpoint, tmp_path / 'small.pth')
+    published = read_checkpoint(tmp_path / 'small.pth')['state_dict']
+    assert 'ema_encoder_0_weight' not in published
+    torch.testing.assert_close(
+        published['encoder.0.weight'].float(), weights['encoder.0.weight'], rtol=2**-11, atol=1e-7)
 
 
 def test_notes_replace_nothing(training_checkpoint, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from mmcv import ConfigDict
 from mmcv.fileio.file_client import HardDiskBackend
 from mmcv.parallel import MMDataParallel
+from mmcv.runner import OptimizerHook
 
 from projects.mmdet3d_plugin.apis.checkpoint import read_checkpoint
 from projects.mmdet3d_plugin.apis.runner import CheckpointSafeRunner
@@ -143,3 +144,82 @@ def test_the_json_log_is_valid_where_numbers_are_not(tmp_path):
     *_, line = (tmp_path / 'now.log.json').read_text().splitlines()
     record = json.loads(line, parse_constant=refuse)
     assert record['error'] is None and record['recall'] == 0.5 and record['worst'] == [None, 1.0]
+
+
+def test_names_with_a_slash_lie_in_a_folder(tmp_path):
+    """`evaluation.save_best=pts_bbox_NuScenes/NDS` makes such names, and users do."""
+    runner = at_epoch(build(tmp_path), 1)
+    runner.save_checkpoint(str(tmp_path), 'best_pts_bbox_NuScenes/NDS_epoch_2.pth', create_symlink=False)
+    runner.save_checkpoint(str(tmp_path), 'kept/epoch_{}.pth')
+    assert os.listdir(tmp_path / 'best_pts_bbox_NuScenes') == ['NDS_epoch_2.pth']
+    assert os.listdir(tmp_path / 'kept') == ['epoch_2.pth']
+    assert os.readlink(tmp_path / 'latest.pth') == 'kept/epoch_2.pth'
+    build(tmp_path).resume(str(tmp_path / 'latest.pth'))
+
+
+def test_resume_refuses_other_classes_and_load_warns_of_them(tmp_path, caplog):
+    first = at_epoch(build(tmp_path), 1)
+    first.model.module.CLASSES = ('car', 'bus')
+    first.save_checkpoint(str(tmp_path))
+    for classes in (('bus', 'car'), ('car', 'van')):
+        runner = build(tmp_path)
+        runner.model.module.CLASSES = classes
+        with pytest.raises(ValueError, match=r"\['car', 'bus'\]"):
+            runner.resume(str(tmp_path / 'latest.pth'))
+        caplog.clear()
+        runner.load_checkpoint(str(tmp_path / 'latest.pth'))
+        assert f"has {list(classes)}" in caplog.text and "has ['car', 'bus']" in caplog.text
+    first.resume(str(tmp_path / 'latest.pth'))
+
+
+def ema_runner(work_dir, hook, epochs):
+    runner = build(work_dir)
+    runner._max_epochs = epochs
+    runner.register_hook(OptimizerHook())
+    runner.register_hook_from_cfg({**hook, 'priority': 'ABOVE_NORMAL'})
+    runner.register_hook_from_cfg(dict(type='CheckpointHook', interval=1))
+    return runner
+
+
+@pytest.mark.parametrize('hook', [dict(type='EMAHook', momentum=0.3, warm_up=1),
+                                  dict(type='ExpMomentumEMAHook', momentum=0.3, total_iter=5)])
+@pytest.mark.filterwarnings('ignore:This overload of add_')
+def test_a_resumed_run_with_an_ema_hook_equals_an_uninterrupted_one(tmp_path, monkeypatch, hook):
+    monkeypatch.setattr('mmcv.runner.epoch_based_runner.time.sleep', lambda seconds: None)
+    torch.manual_seed(0)
+    start = TinyDetector().state_dict()
+    batch = dict(points=[torch.randn(6, 4), torch.randn(5, 4)], img_metas=[{}, {}], target=torch.zeros(2, 1))
+
+    def run(folder, epochs, resume=None):
+        runner = ema_runner(tmp_path / folder, hook, epochs)
+        runner.model.module.load_state_dict(start)
+        runner.model.module.encoder[3].p = 0.0  # nothing random
+        if resume:
+            runner.resume(str(resume))
+        runner.run([[batch] * 3], [('train', 1)])
+
+    run('whole', 3)
+    run('parts', 1)
+    run('parts', 3, resume=tmp_path / 'parts/epoch_1.pth')
+    whole, parts = (torch.load(tmp_path / folder / 'epoch_3.pth', weights_only=True)['state_dict']
+                    for folder in ('whole', 'parts'))
+    assert any(key.startswith('ema_') for key in whole) and whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert not torch.equal(whole['encoder.0.weight'], whole['ema_encoder_0_weight'])
+
+    without = build(tmp_path / 'without')
+    without.resume(str(tmp_path / 'whole/epoch_3.pth'))
+    assert torch.equal(without.model.module.encoder[0].weight, whole['encoder.0.weight'])
+
+
+def test_a_training_without_one_step_fails_at_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmcv.runner.epoch_based_runner.time.sleep', lambda seconds: None)
+    batch = dict(points=[torch.full((5, 4), float('nan'))], img_metas=[{}], target=torch.zeros(1, 1))
+    runner = build(tmp_path)
+    runner._max_epochs = 1
+    runner.register_hook(OptimizerHook())
+    monkeypatch.setattr(type(runner.model.module), 'forward_train',
+                        lambda self, **kwargs: dict(loss=sum(p.sum() for p in self.parameters()) * float('nan')))
+    runner.register_hook_from_cfg(dict(type='NonFiniteLossHook', action='skip'))
+    with pytest.raises(RuntimeError, match='the optimizer made no step in 2 iterations'):
+        runner.run([[batch] * 2], [('train', 1)])

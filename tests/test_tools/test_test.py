@@ -1,11 +1,13 @@
 import json
 import os
+import pickle
 
 import mmcv
 import pytest
 import torch
 
 from tests.tiny_detector import write_config
+from tests.tiny_nuscenes import write_tiny_nuscenes
 
 
 def scores(path):
@@ -42,6 +44,33 @@ def test_format_only(run_tool, trained, tmp_path):
     assert json.loads((tmp_path / 'formatted.json').read_text()) == list(range(5))
 
 
+def test_format_only_writes_to_the_work_directory(run_tool, trained, tmp_path):
+    checkpoint = trained / 'work_dirs/tiny/latest.pth'
+    write_config(tmp_path)
+    for options, folder in (([], 'work_dirs/tiny'), (['--cfg-options', 'work_dir=other'], 'other')):
+        output = run_tool('test.py', 'tiny.py', checkpoint, '--format-only', *options, cwd=tmp_path)
+        assert 'wrote the files of a submission, 5 samples: ' in output and f'{folder}/results' in output
+        assert json.loads((tmp_path / folder / 'results.json').read_text()) == list(range(5))
+
+
+def test_a_submission_of_a_set_without_annotations(run_tool, tmp_path):
+    write_tiny_nuscenes(tmp_path)
+    path = tmp_path / 'data/nuscenes_infos_val.pkl'
+    content = pickle.loads(path.read_bytes())
+    for info in content['infos']:
+        for key in ('gt_boxes', 'gt_names', 'gt_velocity', 'num_lidar_pts', 'valid_flag'):
+            del info[key]
+    content['metadata']['version'] = 'v1.0-test'
+    path.with_name('nuscenes_infos_test.pkl').write_bytes(pickle.dumps(content))
+    arguments = ['tiny_nuscenes.py', 'baseline.pth', '--cfg-options',
+                 'data.test.ann_file=data/nuscenes_infos_test.pkl']
+    run_tool('test.py', *arguments, '--format-only', cwd=tmp_path)
+    submission = json.loads((tmp_path / 'work_dirs/tiny_nuscenes/results/pts_bbox/results_nusc.json').read_text())
+    assert [len(boxes) for boxes in submission['results'].values()] == [10, 10] and submission['meta']['use_camera']
+    output = run_tool('test.py', *arguments, '--eval', 'bbox', cwd=tmp_path, code=None)
+    assert 'is of v1.0-test, which has no annotations to evaluate with' in output and '2/2' not in output
+
+
 @pytest.mark.parametrize('arguments, message', [
     (['no.pth', '--eval', 'bbox'], 'argument checkpoint: no such file: no.pth'),
     (['work_dirs/tiny/latest.pth'], 'give --out, --eval or --format-only'),
@@ -52,7 +81,9 @@ def test_format_only(run_tool, trained, tmp_path):
     (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--eval', 'bbox', '--eval-options', 'scales=1'],
      "TinyDataset.evaluate does not take {'scales': 1, 'metric': ['bbox']}"),
     (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--format-only', '--eval-options', 'prefix=a'],
-     "TinyDataset.format_results does not take {'prefix': 'a'}"),
+     "TinyDataset.format_results does not take {'jsonfile_prefix': './work_dirs/tiny/results', 'prefix': 'a'}"),
+    (['work_dirs/tiny/latest.pth', '--out', 'a.pkl', '--cfg-options', 'data.test.classes=[other]'],
+     "work_dirs/tiny/latest.pth and data.test name other classes"),
 ])
 def test_mistakes(run_tool, trained, arguments, message):
     before = sorted(os.listdir(trained))

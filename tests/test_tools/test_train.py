@@ -1,11 +1,15 @@
 import json
 import os
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from mmcv import Config
 
+from projects.mmdet3d_plugin.utils.run_lock import run_lock
 from tests.tiny_detector import write_config
+from tests.tiny_nuscenes import write_tiny_nuscenes
 
 
 def weights(path):
@@ -107,6 +111,9 @@ def test_start_from_weights(run_tool, trained, tmp_path):
      'argument --auto-resume: not allowed with argument --resume-from'),
     (['--cfg-options', 'evaluation.intervall=3'],
      "TinyDataset.evaluate does not take {'logger': None, 'intervall': 3}"),
+    (['--cfg-options', 'runner.max_epochs=0'], 'total_epochs) must be an integer >= 1, got 0'),
+    (['--cfg-options', 'optimizer_config.grad_clip.max_norm=0'], 'grad_clip.max_norm must be a finite number > 0'),
+    (['--cfg-options', 'data.val.classes=[other]'], "data.val has ['other'], data.train has ['thing']"),
     (['--launcher', 'pytorch'], "launcher 'pytorch' needs the environment variables"),
 ])
 def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
@@ -118,6 +125,7 @@ def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
 @pytest.mark.parametrize('options, message', [
     (['--resume-from', '{}', '--cfg-options', 'model.width=4'], 'size mismatch for encoder.0.weight'),
     (['--resume-from', '{}', '--cfg-options', 'model.router=True'], 'Missing key(s) in state_dict: "pts_bbox_head.aqr'),
+    (['--resume-from', '{}', '--cfg-options', 'data.train.classes=[other]'], "data.train has ['other']"),
     (['--cfg-options', 'load_from={}', 'model.width=4', 'model.train_only=[pts_bbox_head.reg]'],
      'size mismatch for encoder.0.weight'),
     (['--cfg-options', 'load_from={}', 'model.router=True', 'model.train_only=[pts_bbox_head.reg]'],
@@ -140,3 +148,48 @@ def test_frozen_weights_come_from_the_checkpoint_or_are_warned_of(run_tool, trai
     assert warning in output
     output = run_tool('train.py', 'tiny.py', *options, f'load_from={trained}/work_dirs/tiny/latest.pth', cwd=tmp_path)
     assert output.count('the router stays as initialised') == 1 and warning not in output
+
+
+def test_two_runs_in_one_work_directory(run_tool, tmp_path):
+    write_config(tmp_path)
+    with run_lock(tmp_path / 'work'):
+        output = run_tool('train.py', 'tiny.py', '--work-dir', 'work', cwd=tmp_path, code=None)
+        assert f'work is in use by another run (process {os.getpid()} on ' in output
+        assert os.listdir(tmp_path / 'work') == ['run.lock']
+
+
+def test_auto_resume_looks_where_checkpoints_are_written(run_tool, tmp_path):
+    write_config(tmp_path)
+    options = ['--work-dir', 'work', '--auto-resume', '--no-validate', '--cfg-options',
+               'checkpoint_config.out_dir=disk']
+    output = run_tool('train.py', 'tiny.py', *options, 'runner.max_epochs=1', cwd=tmp_path)
+    assert 'auto_resume: no checkpoint in disk/work, training starts anew' in output
+    output = run_tool('train.py', 'tiny.py', *options, cwd=tmp_path)
+    assert 'resumed from disk/work/latest.pth: epoch 1' in output and 'starts anew' not in output
+    os.unlink(tmp_path / 'disk/work/epoch_2.pth')
+    output = run_tool('train.py', 'tiny.py', *options, cwd=tmp_path, code=None)
+    assert 'disk/work/epoch_2.pth, which is not there' in output
+
+
+def test_the_best_checkpoint_of_nuscenes(run_tool, tmp_path):
+    write_tiny_nuscenes(tmp_path)
+    options = ['--cfg-options', 'load_from=baseline.pth', 'evaluation.interval=1']
+    output = run_tool('train.py', 'tiny_nuscenes.py', *options, 'evaluation.save_best=mAP', cwd=tmp_path, code=None)
+    assert "evaluation.save_best='mAP': allowed with TinyNuScenes: ['pts_bbox_NuScenes/NDS'" in output
+    assert not (tmp_path / 'work_dirs').exists()
+    run_tool('train.py', 'tiny_nuscenes.py', *options, 'evaluation.save_best=pts_bbox_NuScenes/NDS', cwd=tmp_path)
+    assert os.listdir(tmp_path / 'work_dirs/tiny_nuscenes/best_pts_bbox_NuScenes') == ['NDS_epoch_1.pth']
+
+
+def test_data_without_ground_truth_does_not_hang(run_tool, tmp_path):
+    """mmdet draws another sample, for ever."""
+    write_tiny_nuscenes(tmp_path)
+    path = tmp_path / 'data/nuscenes_infos_val.pkl'
+    content = pickle.loads(path.read_bytes())
+    for info in content['infos']:
+        info.update(num_lidar_pts=np.zeros(10, int), valid_flag=np.zeros(10, bool))
+    path.with_name('empty.pkl').write_bytes(pickle.dumps(content))
+    output = run_tool('train.py', 'tiny_nuscenes.py', '--cfg-options', 'data.train.ann_file=data/empty.pkl',
+                      cwd=tmp_path, code=None)
+    assert 'data.train' in output and 'none of the 2 samples of data/empty.pkl has a box with LiDAR points' in output
+    assert not (tmp_path / 'work_dirs').exists()

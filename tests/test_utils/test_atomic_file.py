@@ -32,6 +32,55 @@ def test_a_leftover_of_a_killed_process_is_overwritten(tmp_path):
     assert (tmp_path / 'file.txt').read_text() == 'second' and os.listdir(tmp_path) == ['file.txt']
 
 
+def test_two_writers_of_one_file_do_not_disturb_one_another(tmp_path):
+    path = tmp_path / 'file.txt'
+    with atomic_path(path) as first:
+        with atomic_path(path) as second:
+            assert first != second and second.suffix == '.txt'
+            first.write_text('first')
+            second.write_text('second')
+        assert path.read_text() == 'second'
+    assert path.read_text() == 'first' and os.listdir(tmp_path) == ['file.txt']
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / 'other.txt').write_text('of someone else')
+    with atomic_path(tmp_path / 'file.txt') as temporary:
+        pass
+    temporary.symlink_to(tmp_path / 'other.txt')
+    with atomic_path(tmp_path / 'file.txt') as temporary:
+        temporary.write_text('new')
+    assert (tmp_path / 'file.txt').read_text() == 'new' and not (tmp_path / 'file.txt').is_symlink()
+    assert (tmp_path / 'other.txt').read_text() == 'of someone else'
+
+
+def test_leftovers_of_several_killed_writers_are_removed(tmp_path):
+    path = tmp_path / 'file.txt'
+    with atomic_path(path) as first, atomic_path(path) as second:
+        names = [first, second]
+    for name in names:
+        name.write_text('what a killed process left')
+    with atomic_path(path) as temporary:
+        temporary.write_text('new')
+    assert os.listdir(tmp_path) == ['file.txt']
+
+
+def test_the_contents_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: events.append('fsync') or fsync(descriptor))
+    monkeypatch.setattr(os, 'replace', lambda *names: events.append('replace') or replace(*names))
+    with atomic_path(tmp_path / 'file.txt') as temporary:
+        temporary.write_text('new')
+    assert events[:2] == ['fsync', 'replace']
+
+
+def test_files_get_the_permissions_of_new_files(tmp_path):
+    (tmp_path / 'plain').touch()
+    with atomic_path(tmp_path / 'file.txt') as temporary:
+        temporary.write_text('new')
+    assert (tmp_path / 'file.txt').stat().st_mode == (tmp_path / 'plain').stat().st_mode
+
+
 def test_a_link_is_replaced_not_followed(tmp_path):
     link = tmp_path / 'latest.pth'
     for name in ('epoch_1.pth', 'epoch_2.pth'):

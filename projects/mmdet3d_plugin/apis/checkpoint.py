@@ -1,13 +1,19 @@
 """Reading checkpoints safely, and fitting their weights to a model with every difference accounted for."""
+import hashlib
+import os
 import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import unquote, urlparse
 
 import torch
 from mmcv.parallel import is_module_wrapper
 from mmcv.runner.checkpoint import load_state_dict as load_matching_weights
 from mmcv.utils import print_log
+
+from .storage_records import check_storage_records
 
 # Where all parameters live that AQR adds to a CMT model (docs/design.md, "Contracts").
 ROUTER_PREFIX = 'pts_bbox_head.aqr_'
@@ -19,7 +25,7 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
     """Read a checkpoint file without running code hidden in it.
 
     Args:
-        path (str | Path): a file, or an http(s) address, which is downloaded to torch's cache.
+        path (str | Path): a file, or an http(s) address, which is downloaded to torch's cache once.
         map_location: see `torch.load`.
         trusted (bool): unpickle arbitrary Python objects as well. Only for files whose origin you trust.
 
@@ -28,16 +34,14 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read, needs `trusted`, or holds no state dict.
+        ValueError: the file cannot be read or downloaded, lacks bytes, needs `trusted`, or holds no state dict.
     """
-    options = dict(map_location=map_location, weights_only=not trusted)
+    file = _downloaded(str(path)) if str(path).startswith(('http://', 'https://')) else Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f'checkpoint not found: {path}')
+    check_storage_records(file)
     try:
-        if str(path).startswith(('http://', 'https://')):
-            checkpoint = torch.hub.load_state_dict_from_url(str(path), progress=False, **options)
-        elif not Path(path).expanduser().is_file():
-            raise FileNotFoundError(f'checkpoint not found: {path}')
-        else:
-            checkpoint = torch.load(Path(path).expanduser(), **options)
+        checkpoint = torch.load(file, map_location=map_location, weights_only=not trusted)
     except pickle.UnpicklingError as error:
         if trusted:
             raise ValueError(f'checkpoint {path} cannot be read: {error}') from error
@@ -46,7 +50,7 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
             f'checkpoint {path} is damaged or holds Python objects besides tensors and plain values'
             f'{f" ({refused.group(1)})" if refused else ""}. Reading such objects can run code hidden in the file; '
             'if you trust its origin, pass --trust-checkpoint (trusted=True)') from error
-    except (RuntimeError, EOFError) as error:
+    except (RuntimeError, EOFError, UnicodeError) as error:
         raise ValueError(f'checkpoint {path} cannot be read, it may be damaged: {error}') from error
     if isinstance(checkpoint, dict) and 'state_dict' not in checkpoint:
         checkpoint = dict(state_dict=checkpoint)
@@ -57,6 +61,43 @@ def read_checkpoint(path, map_location='cpu', trusted=False):
                          f'{f" with keys {list(state_dict)[:5]}" if isinstance(state_dict, dict) else ""}')
     checkpoint['state_dict'] = _without_wrapper_prefix(state_dict)
     return checkpoint
+
+
+def _downloaded(address):
+    """Path of an address in torch's cache. Addresses may end in the same file name: that of the cache tells them apart.
+    """
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    name = os.path.basename(unquote(urlparse(address).path)) or 'checkpoint.pth'
+    file = folder / f'{hashlib.sha256(address.encode()).hexdigest()[:16]}_{name}'
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(file), progress=False)  # appears whole or not at all
+        except URLError as error:
+            raise ValueError(f'checkpoint {address} cannot be downloaded: {error}') from error
+    return file
+
+
+def check_numbers(state_dict, source='the state dict'):
+    """Raise ValueError where weights are NaN or infinite, or variances of BatchNorm negative, and name them all."""
+    wrong = [key for key, value in state_dict.items()
+             if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    negative = [key for key, value in state_dict.items()
+                if key.rpartition('.')[2] == 'running_var' and bool((value < 0).any())]
+    problems = [f'{what}: {", ".join(keys)}' for what, keys in (
+        ('NaN or infinite', wrong), ('negative variances', negative)) if keys]
+    if problems:
+        raise ValueError(f'{source} holds numbers that no model can use. {"; ".join(problems)}')
+
+
+def averaging_keys(state_dict):
+    """Keys of the second copy of weights that mm's EMA hooks keep in a checkpoint as `ema_<name of the weight>`.
+
+    The hooks swap both copies before they save: the averaged weights have the model's own names, the copy holds those
+    that training goes on with.
+    """
+    copies = {f'ema_{key.replace(".", "_")}' for key in state_dict}
+    return [key for key in state_dict if key in copies]
 
 
 def check_resumable(checkpoint, source, optimizer=True):
@@ -85,10 +126,22 @@ def _unwrapped(model):
     return model.module if is_module_wrapper(model) else model
 
 
+def _without_copies(state_dict, own, source, logger):
+    """A copy of a state dict and its metadata, without the `averaging_keys` that a model's own keys lack."""
+    copies = {key for key in averaging_keys(state_dict) if key not in own}
+    if copies:
+        print_log(f'{source} was written with an EMA hook: its averaged weights are loaded, and the {len(copies)} that '
+                  'its training goes on with (ema_...) left out', logger)
+    kept = OrderedDict((key, value) for key, value in state_dict.items() if key not in copies)
+    kept._metadata = OrderedDict(getattr(state_dict, '_metadata', {}))
+    return kept
+
+
 def load_weights(model, state_dict, source='the state dict', router_missing_ok=False, missing_ok=(), drop_router=None,
                  logger=None):
     """Load weights into a model that must fit them exactly, but for the auxiliary heads, which serve training only and
-    keep their initial values where missing, and the exceptions named here.
+    keep their initial values where missing, the copies of an EMA hook (`averaging_keys`), which are left out where the
+    model has no place for them, and the exceptions named here.
 
     Args:
         model (nn.Module): receives the weights; wrappers are looked through.
@@ -103,7 +156,8 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
         logger (logging.Logger | str | None): told about missing and dropped weights, see `mmcv.utils.print_log`.
 
     Raises:
-        ValueError: any other difference; lists all missing and unexpected keys and all shapes that differ.
+        ValueError: any other difference; lists all missing and unexpected keys and all shapes that differ. Weights that
+            are not finite, see `check_numbers`.
     """
     model = _unwrapped(model)
     own = model.state_dict()
@@ -115,8 +169,8 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
     absent = [key for key in own if key not in state_dict and key.startswith(prefixes)
               and not (given_router and key in own_router)]
 
-    fitted = OrderedDict(state_dict)
-    fitted._metadata = OrderedDict(getattr(state_dict, '_metadata', {}))
+    fitted = _without_copies(state_dict, own, source, logger)
+    check_numbers(fitted, source)
     for key in absent:  # with the format version of its module, see `_without_wrapper_prefix`
         fitted[key] = own[key]
         module = key.rpartition('.')[0]
@@ -150,7 +204,7 @@ def load_pretrained(model, state_dict, source='the state dict', logger=None):
     `missing_ok`.
 
     Raises:
-        ValueError: nothing fits, or not all that is frozen.
+        ValueError: nothing fits, or not all that is frozen; or what fits is not finite, see `check_numbers`.
     """
     model = _unwrapped(model)
     if getattr(model, 'train_only', None) is not None:
@@ -163,5 +217,6 @@ def load_pretrained(model, state_dict, source='the state dict', logger=None):
         first = [sorted({key.split('.')[0] for key in keys}) for keys in (state_dict, own)]
         raise ValueError(f'load_from: none of the {len(state_dict)} weights of {source} fits the model; its keys start '
                          f'with {first[0]}, those of the model with {first[1]}')
+    check_numbers({key: state_dict[key] for key in fitting}, source)
     load_matching_weights(model, state_dict, strict=False, logger=logger)
     print_log(f'loaded {len(fitting)} of {len(state_dict)} weights of {source}', logger)

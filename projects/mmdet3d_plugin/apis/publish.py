@@ -6,7 +6,7 @@ import torch
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import file_sha256
 from ..utils.plain_values import plain_values
-from .checkpoint import TRAINING_PREFIX, read_checkpoint
+from .checkpoint import TRAINING_PREFIX, averaging_keys, check_numbers, read_checkpoint
 
 _KEPT_META = ('CLASSES', 'exp_name', 'seed', 'epoch', 'iter', 'config', 'mmdet_version', 'mmdet3d_version')
 
@@ -14,7 +14,8 @@ _KEPT_META = ('CLASSES', 'exp_name', 'seed', 'epoch', 'iter', 'config', 'mmdet_v
 def publish_checkpoint(source, target, notes=None, trust_checkpoint=False):
     """Write the weights of a checkpoint in half precision, without optimizer, random states and auxiliary heads.
 
-    Models read such a file like any other; their weights stay in single precision, rounded to 11 bits.
+    Models read such a file like any other; their weights stay in single precision, rounded to 11 bits. Of a training
+    with an EMA hook the averaged weights are kept, those that it evaluated.
 
     Args:
         source (str | Path): checkpoint as training writes it.
@@ -27,7 +28,7 @@ def publish_checkpoint(source, target, notes=None, trust_checkpoint=False):
         `source_sha256`, and the notes.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_checkpoint`; a weight that is not finite or exceeds half precision;
+        FileNotFoundError, ValueError: see `read_checkpoint` and `check_numbers`; a weight that exceeds half precision;
             notes that `meta` has already.
     """
     checkpoint = read_checkpoint(source, trusted=trust_checkpoint)
@@ -40,8 +41,11 @@ def publish_checkpoint(source, target, notes=None, trust_checkpoint=False):
     meta.update(notes or {})
 
     state_dict = checkpoint['state_dict']
-    weights = OrderedDict((key, _half(key, value)) for key, value in state_dict.items()
-                          if not key.startswith(TRAINING_PREFIX))
+    copies = set(averaging_keys(state_dict))
+    kept = {key: value for key, value in state_dict.items()
+            if key not in copies and not key.startswith(TRAINING_PREFIX)}
+    check_numbers(kept, str(source))
+    weights = OrderedDict((key, _half(key, value)) for key, value in kept.items())
     if hasattr(state_dict, '_metadata'):  # the format versions of modules, see `read_checkpoint`
         weights._metadata = OrderedDict((module, value) for module, value in state_dict._metadata.items()
                                         if not f'{module}.'.startswith(TRAINING_PREFIX))

@@ -4,11 +4,16 @@ import math
 import os.path as osp
 
 from mmcv.fileio import FileClient
-from mmcv.runner import HOOKS, RUNNERS, EpochBasedRunner, TextLoggerHook
+from mmcv.parallel import is_module_wrapper
+from mmcv.runner import HOOKS, RUNNERS, EMAHook, EpochBasedRunner, TextLoggerHook
+from mmdet.core.hook.ema import BaseEMAHook
 
 from ..utils.atomic_file import atomic_path, atomic_symlink
 from ..utils.plain_values import plain_values
-from .checkpoint import check_resumable, load_pretrained, load_weights, read_checkpoint
+from .checkpoint import averaging_keys, check_resumable, load_pretrained, load_weights, read_checkpoint
+from .class_names import check_same_classes, checkpoint_classes
+
+EMA_HOOKS = (EMAHook, BaseEMAHook)
 
 
 @HOOKS.register_module()
@@ -34,6 +39,27 @@ class CheckpointSafeRunner(EpochBasedRunner):
         super().__init__(*args, **kwargs)
         self.trust_checkpoint = trust_checkpoint
         self.meta = {**(self.meta or {}), 'world_size': self.world_size}
+        self._num_steps = 0
+        for optimizer in self.optimizer.values() if isinstance(self.optimizer, dict) else [self.optimizer]:
+            if optimizer is not None:
+                optimizer.register_step_post_hook(self._count_step)
+
+    def _count_step(self, optimizer, args, kwargs):
+        # A hook that refuses a step takes the gradients away: then the step moves nothing.
+        self._num_steps += any(parameter.grad is not None
+                               for group in optimizer.param_groups for parameter in group['params'])
+
+    def run(self, *args, **kwargs):
+        """As mmcv's.
+
+        Raises:
+            RuntimeError: at the end of a training in which no step of the optimizer changed anything.
+        """
+        first = self.iter
+        super().run(*args, **kwargs)
+        if self.iter > first and self.optimizer is not None and self._num_steps == 0:
+            raise RuntimeError(f'the optimizer made no step in {self.iter - first} iterations, so the weights are '
+                               'those of the start: all losses or gradients were NaN or infinite, see the log')
 
     def call_hook(self, fn_name):
         super().call_hook(fn_name)
@@ -48,6 +74,9 @@ class CheckpointSafeRunner(EpochBasedRunner):
                 hook['type'] = StrictJsonLoggerHook.__name__
         super().register_logger_hooks(log_config)
 
+    def _classes(self):
+        return getattr(self.model.module if is_module_wrapper(self.model) else self.model, 'CLASSES', None)
+
     def save_checkpoint(self,
                         out_dir,
                         filename_tmpl='epoch_{}.pth',
@@ -60,8 +89,8 @@ class CheckpointSafeRunner(EpochBasedRunner):
             super().save_checkpoint(out_dir, filename_tmpl, save_optimizer, meta, create_symlink)
             return
         filename = filename_tmpl.format(self.epoch + 1)
-        with atomic_path(osp.join(out_dir, filename)) as temporary:
-            super().save_checkpoint(out_dir, temporary.name, save_optimizer, meta, create_symlink=False)
+        with atomic_path(osp.join(out_dir, filename)) as temporary:  # names with a slash lie in a folder
+            super().save_checkpoint(str(temporary.parent), temporary.name, save_optimizer, meta, create_symlink=False)
         if create_symlink:
             atomic_symlink(filename, osp.join(out_dir, 'latest.pth'))
 
@@ -72,6 +101,10 @@ class CheckpointSafeRunner(EpochBasedRunner):
             FileNotFoundError, ValueError: see `read_checkpoint` and `load_pretrained`.
         """
         checkpoint = read_checkpoint(filename, map_location, self.trust_checkpoint)
+        try:
+            check_same_classes({filename: checkpoint_classes(checkpoint), 'data.train': self._classes()})
+        except ValueError as difference:  # a start for other classes is usual, that of the same size goes unnoticed
+            self.logger.warning(f'load_from: {difference}; weights of the classes are loaded where shapes fit')
         load_pretrained(self.model, checkpoint['state_dict'], filename, self.logger)
         return checkpoint
 
@@ -86,13 +119,21 @@ class CheckpointSafeRunner(EpochBasedRunner):
             resume_optimizer (bool): restore the optimizer's state as well.
             map_location: see `torch.load`; optimizers move their state to the device of their parameters.
 
+        A checkpoint of an EMA hook is read once more when that hook has made its copies of the weights, in its
+        `before_run`; without such a hook training goes on from the averaged weights.
+
         Raises:
             FileNotFoundError, ValueError: see `read_checkpoint` and `load_weights`; or the file was not written while
-                training.
+                training, or for other classes.
         """
         path, checkpoint = checkpoint, read_checkpoint(checkpoint, map_location, self.trust_checkpoint)
         check_resumable(checkpoint, path, resume_optimizer and self.optimizer is not None)
-        load_weights(self.model, checkpoint['state_dict'], path)
+        check_same_classes({path: checkpoint_classes(checkpoint), 'data.train': self._classes()})
+        load_weights(self.model, checkpoint['state_dict'], path, logger=self.logger)
+        if averaging_keys(checkpoint['state_dict']):
+            for hook in self.hooks:
+                if isinstance(hook, EMA_HOOKS):
+                    hook.checkpoint = hook.checkpoint or path
         if resume_optimizer and isinstance(self.optimizer, dict):
             for name, optimizer in self.optimizer.items():
                 optimizer.load_state_dict(checkpoint['optimizer'][name])

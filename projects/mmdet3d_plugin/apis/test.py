@@ -1,5 +1,7 @@
 """Testing: the detections of a checkpoint on a dataset, their evaluation and their files."""
 import inspect
+import os.path as osp
+from pathlib import Path
 
 import mmcv
 import torch
@@ -8,13 +10,14 @@ from mmcv.runner import DistEvalHook, get_dist_info, wrap_fp16_model
 from mmdet.apis import single_gpu_test
 from mmdet.datasets import build_dataloader
 from mmdet.utils import compat_cfg, setup_multi_processes
-from mmdet3d.datasets import NuScenesDataset, build_dataset
+from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 
-from ..datasets import FrameFolderDataset
 from ..utils.atomic_file import atomic_path
 from .checkpoint import load_weights, read_checkpoint
+from .class_names import check_same_classes, checkpoint_classes, head_classes
 from .distributed import init_distributed, multi_process_test, seed_everything, wrap_model
+from .evaluation_checks import check_arguments, check_box_limit, check_evaluation
 
 
 def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoint=False):
@@ -28,35 +31,30 @@ def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoin
 
     Returns:
         nn.Module: the detector, on CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_checkpoint` and `load_weights`; or the checkpoint was trained for other
+            classes than the head of the config has, or for the same in another order.
     """
     checkpoint = read_checkpoint(checkpoint_path, trusted=trust_checkpoint)
     model = build_model(cfg.model, train_cfg=None, test_cfg=cfg.get('test_cfg'))
     if cfg.get('fp16') is not None:
         wrap_fp16_model(model)
     load_weights(model, checkpoint['state_dict'], checkpoint_path, router_missing_ok=True, drop_router=drop_router)
-    classes = (checkpoint.get('meta') or {}).get('CLASSES')
+    classes = checkpoint_classes(checkpoint)
+    check_same_classes({checkpoint_path: classes, 'model.pts_bbox_head': head_classes(model)})
     if classes is not None:
         model.CLASSES = classes
     return model.eval()
 
 
-def check_arguments(dataset, method, arguments):
-    """Raise ValueError where a method of a dataset would refuse its arguments: before the detections, not after hours.
+def results_folder(cfg):
+    """Folder for what a test writes when no other is named: `results` in the work directory of a config.
 
     Args:
-        dataset (Dataset): what evaluates or formats.
-        method (str): 'evaluate' or 'format_results'.
-        arguments (dict): all but the detections; `metric` is checked where the dataset is known to have but one.
+        cfg (mmcv.Config): from `load_config`.
     """
-    name = f'{type(dataset).__name__}.{method}'
-    try:
-        inspect.signature(getattr(dataset, method)).bind(None, **arguments)
-    except TypeError as error:
-        raise ValueError(f'{name} does not take {arguments} (from evaluation in the config and from --eval-options): '
-                         f'{error}') from error
-    metric = arguments.get('metric', 'bbox')
-    if isinstance(dataset, (NuScenesDataset, FrameFolderDataset)) and metric not in ('bbox', ['bbox']):
-        raise ValueError(f"{name}: metric must be 'bbox', got {metric!r}")
+    return osp.join(cfg.get('work_dir') or osp.join('./work_dirs', Path(cfg.filename).stem), 'results')
 
 
 def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, eval_options=None, fuse_bn=False,
@@ -69,7 +67,8 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
         checkpoint_path (str): see `build_trained_model`.
         out (str): pickle file for the detections, one entry a sample.
         metrics (list[str]): evaluate with these metrics.
-        format_only (bool): only write the dataset's submission files.
+        format_only (bool): only write the dataset's submission files, to `results_folder` unless `eval_options` name
+            another `jsonfile_prefix`.
         eval_options (dict): further arguments of `dataset.evaluate` or `dataset.format_results`.
         fuse_bn (bool): merge BatchNorm into convolutions before running.
         launcher (str): see `init_distributed`.
@@ -82,7 +81,9 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
         dict | None: the metrics, on rank 0 where asked for.
 
     Raises:
-        ValueError: arguments that the dataset does not take (before it runs), or a checkpoint that does not fit.
+        FileNotFoundError, ValueError: before the first sample: arguments that the dataset does not take, samples that
+            it cannot evaluate (`check_evaluation`), more boxes than it accepts, a checkpoint that does not fit, or one
+            for other classes.
     """
     cfg = compat_cfg(cfg)
     setup_multi_processes(cfg)
@@ -93,6 +94,10 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     eval_options = _checked_options(cfg, dataset, metrics, format_only, eval_options or {})
     model = build_trained_model(cfg, checkpoint_path, drop_router, trust_checkpoint)
+    check_same_classes({'data.test': dataset.CLASSES, checkpoint_path: getattr(model, 'CLASSES', None),
+                        'model.pts_bbox_head': head_classes(model)})
+    if metrics or format_only:
+        check_box_limit(dataset, *most_boxes(model))
     if fuse_bn:
         model = fuse_conv_bn(model)
     options = dict(samples_per_gpu=1, workers_per_gpu=2, dist=distributed, shuffle=False)
@@ -107,15 +112,80 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     return _finish(dataset, detections, out, metrics, format_only, eval_options) if get_dist_info()[0] == 0 else None
 
 
+def most_boxes(model):
+    """How many boxes a detector returns for a sample at most, None where it does not say, and the setting's name."""
+    coder = getattr(getattr(model, 'pts_bbox_head', None), 'bbox_coder', None)
+    return getattr(coder, 'max_num', None), 'model.pts_bbox_head.bbox_coder.max_num'
+
+
+def evaluate_results(cfg, path, eval_options=None):
+    """Evaluate the detections that `run_test` wrote to a file.
+
+    Args:
+        cfg (mmcv.Config): from `load_config`; `cfg.data.test` must be the samples that were tested, in their order.
+        path (str): pickle file, only from an origin that you trust: reading it can run code hidden in it.
+        eval_options (dict): further arguments of `dataset.evaluate`.
+
+    Returns:
+        dict: the metrics.
+
+    Raises:
+        FileNotFoundError: no such file, or see `check_evaluation`.
+        ValueError: see `check_evaluation`; arguments that the dataset does not take; a file without one entry with
+            boxes for each sample, or with more boxes or labels than the dataset knows.
+    """
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'no such file of detections: {path}')
+    cfg = compat_cfg(cfg)
+    dataset = build_dataset(cfg.data.test, dict(test_mode=True))
+    options = _checked_options(cfg, dataset, ['bbox'], False, eval_options or {})
+    try:
+        detections = mmcv.load(path)
+    except Exception as error:  # pickle raises almost anything for bytes that make no sense
+        raise ValueError(f'{path} cannot be read as detections: {type(error).__name__}: {error}') from error
+    check_results(dataset, detections, path)
+    return _finish(dataset, detections, None, ['bbox'], False, options)
+
+
+def check_results(dataset, detections, origin):
+    """Raise ValueError where detections are not one entry with boxes for each sample of a dataset, or do not suit it.
+
+    Args:
+        dataset (Dataset): what evaluates.
+        detections (list[dict]): `boxes_3d`, `scores_3d` and `labels_3d`, or dicts of these.
+        origin (str): where they come from, for the message.
+    """
+    if not isinstance(detections, list) or len(detections) != len(dataset):
+        number = len(detections) if isinstance(detections, list) else f'a {type(detections).__name__} and not a list'
+        raise ValueError(f'{origin} must have one entry for each of the {len(dataset)} samples of data.test, has '
+                         f'{number}')
+    for index, entry in enumerate(detections):
+        entry = entry if isinstance(entry, dict) else {}
+        parts = [entry] if 'boxes_3d' in entry else [part for part in entry.values() if isinstance(part, dict)]
+        if not parts or not all({'boxes_3d', 'scores_3d', 'labels_3d'} <= set(part) for part in parts):
+            raise ValueError(f'{origin}: entry {index} has no boxes_3d, scores_3d and labels_3d, it has {list(entry)}')
+        for part in parts:
+            check_box_limit(dataset, len(part['boxes_3d']), f'{origin}: the number of boxes in entry {index}')
+            labels = part['labels_3d']
+            if len(labels) and not 0 <= int(min(labels)) <= int(max(labels)) < len(dataset.CLASSES):
+                raise ValueError(f'{origin}: entry {index} has labels from {int(min(labels))} to {int(max(labels))}, '
+                                 f'data.test has the {len(dataset.CLASSES)} classes {list(dataset.CLASSES)}')
+
+
 def _checked_options(cfg, dataset, metrics, format_only, options):
     """Arguments of what the dataset will do with the detections; raises where it would refuse them."""
     if format_only:
+        if 'jsonfile_prefix' in inspect.signature(dataset.format_results).parameters:
+            options = {'jsonfile_prefix': results_folder(cfg), **options}
         check_arguments(dataset, 'format_results', options)
     if metrics:
         for_hook = {*inspect.signature(DistEvalHook).parameters, 'dynamic_intervals'}  # not for the dataset
         arguments = {key: value for key, value in cfg.get('evaluation', {}).items() if key not in for_hook}
         options = {**arguments, **options, 'metric': metrics}
         check_arguments(dataset, 'evaluate', options)
+        left_out = check_evaluation(dataset)
+        if left_out and get_dist_info()[0] == 0:
+            print(f'Note: the evaluation will be on {left_out}')
     return options
 
 
@@ -127,6 +197,8 @@ def _finish(dataset, detections, out, metrics, format_only, eval_options):
         print(f'\nwrote {len(detections)} results to {out}')
     if format_only:
         dataset.format_results(detections, **eval_options)
+        print(f'\nwrote the files of a submission, {len(detections)} samples: '
+              f'{eval_options.get("jsonfile_prefix", "where the dataset says")}')
     if metrics:
         result = dataset.evaluate(detections, **eval_options)
         print('\n' + '\n'.join(f'{key}: {value}' for key, value in result.items()))

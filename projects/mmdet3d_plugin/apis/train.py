@@ -4,6 +4,7 @@ import logging
 import os.path as osp
 import random
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import mmcv
@@ -16,16 +17,21 @@ from mmcv.runner import DistSamplerSeedHook, Fp16OptimizerHook, build_optimizer,
 from mmdet.apis.train import auto_scale_lr
 from mmdet.core import DistEvalHook, EvalHook
 from mmdet.datasets import build_dataloader
-from mmdet.utils import compat_cfg, find_latest_checkpoint, get_root_logger, setup_multi_processes
+from mmdet.utils import compat_cfg, get_root_logger, setup_multi_processes
 from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 from mmdet3d.utils import collect_env
 
 from ..utils.atomic_file import atomic_path
+from ..utils.run_lock import run_lock
 from .checkpoint import check_resumable, load_pretrained, load_weights, read_checkpoint
+from .class_names import check_same_classes, checkpoint_classes, head_classes
 from .distributed import check_gpu_collect, default_device, init_distributed, seed_everything, wrap_model
+from .evaluation_checks import check_arguments, check_best_metric, check_box_limit, check_evaluation
+from .latest_checkpoint import checkpoint_folder, find_checkpoint
 from .runner import CheckpointSafeRunner
-from .test import check_arguments
+from .test import most_boxes
+from .training_checks import check_ground_truth, check_training_settings
 
 
 def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deterministic=False, validate=True,
@@ -44,6 +50,7 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         FileNotFoundError: a checkpoint to start from does not exist.
         ValueError: settings that contradict one another or that cannot be served, a checkpoint that does not fit.
             Nothing has been written then.
+        RuntimeError: another training runs in the work directory; or, at the end, no step of the optimizer was made.
     """
     cfg = _consistent_config(cfg)
     setup_multi_processes(cfg)
@@ -52,45 +59,54 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
     start_from = _starting_checkpoint(cfg)
 
     distributed = init_distributed(launcher, **cfg.get('dist_params', {}))
-    world_size = get_dist_info()[1]
     cfg.device = default_device()
     if distributed:
-        cfg.gpu_ids = list(range(world_size))
+        cfg.gpu_ids = list(range(get_dist_info()[1]))
     cfg.seed = seed_everything(seed, diff_seed, deterministic)
     evaluation = _build_evaluation(cfg, distributed) if validate else None
     model = build_model(cfg.model, train_cfg=cfg.get('train_cfg'), test_cfg=cfg.get('test_cfg'))
+    datasets = _build_datasets(cfg)
+    model.CLASSES = datasets[0].CLASSES
+    check_same_classes({'data.train': model.CLASSES, 'model.pts_bbox_head': head_classes(model)})
+    if validate:
+        check_same_classes({'data.train': model.CLASSES, 'data.val': evaluation.dataloader.dataset.CLASSES})
+        check_box_limit(evaluation.dataloader.dataset, *most_boxes(model))
     if start_from:
         _check_checkpoint(model, start_from, bool(cfg.resume_from), trust_checkpoint)
 
+    with run_lock(cfg.work_dir) if get_dist_info()[0] == 0 else nullcontext():
+        logger, run = _new_run(cfg, name, model, distributed, trust_checkpoint, f'deterministic: {deterministic}')
+        if cfg.model.get('train_only') is not None and not start_from:
+            logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other '
+                           'weights are frozen as initialised, that is, mostly at random')
+        if evaluation is not None:
+            run.register_hook(evaluation, priority='LOW')
+        if cfg.resume_from:
+            run.resume(cfg.resume_from)
+        elif cfg.load_from:
+            run.load_checkpoint(cfg.load_from)
+        # Models of one seed see the same data and augmentation, however many numbers their initialisation drew.
+        seed_everything(cfg.seed, diff_seed, deterministic)
+        run.run([build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
+
+
+def _new_run(cfg, name, model, distributed, trust_checkpoint, remark):
+    """Open the log and initialise the model; returns the logger and the runner."""
     timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
     logger, environment = _open_log(cfg, name, timestamp)
-    logger.info(f'Processes: {world_size}, device: {cfg.device}, seed: {cfg.seed}, deterministic: {deterministic}')
-
-    datasets = _build_datasets(cfg)
+    logger.info(f'Processes: {get_dist_info()[1]}, device: {cfg.device}, seed: {cfg.seed}, {remark}')
+    if cfg.get('auto_resume') and not cfg.resume_from:
+        logger.info(f'auto_resume: no checkpoint in {checkpoint_folder(cfg)}, training starts anew')
     model.init_weights()
-    model.CLASSES = datasets[0].CLASSES
     logger.info(f'Model:\n{model}')
-    if cfg.model.get('train_only') is not None and not start_from:
-        logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other weights '
-                       'are frozen as initialised, that is, mostly at random')
-
-    runner = _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(
+    return logger, _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(
         env_info=environment, config=cfg.pretty_text, seed=cfg.seed, exp_name=name))
-    if evaluation is not None:
-        runner.register_hook(evaluation, priority='LOW')
-    if cfg.resume_from:
-        runner.resume(cfg.resume_from)
-    elif cfg.load_from:
-        runner.load_checkpoint(cfg.load_from)
-    # Models of one seed see the same data and augmentation, however many numbers their initialisation drew.
-    seed_everything(cfg.seed, diff_seed, deterministic)
-    runner.run([build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
 
 
 def _starting_checkpoint(cfg):
     """Path or address of the checkpoint that training starts or goes on from, None for none; sets `cfg.resume_from`."""
     if cfg.resume_from is None and cfg.get('auto_resume'):
-        cfg.resume_from = find_latest_checkpoint(cfg.work_dir)
+        cfg.resume_from = find_checkpoint(cfg)
     start_from = cfg.resume_from or cfg.load_from
     if start_from and '://' not in start_from and not osp.isfile(start_from):
         option = 'resume_from' if cfg.resume_from else 'load_from'
@@ -114,6 +130,7 @@ def _consistent_config(cfg):
     if len(cfg.workflow) not in (1, 2):
         raise ValueError(f'workflow must have 1 or 2 entries such as [("train", 1)], got {cfg.workflow}')
     cfg.setdefault('gpu_ids', [0])
+    check_training_settings(cfg)
     return cfg
 
 
@@ -133,7 +150,11 @@ def _open_log(cfg, name, timestamp):
 
 def _build_datasets(cfg):
     """Data of each entry of the workflow."""
-    datasets = [build_dataset(cfg.data.train)]
+    try:
+        datasets = [build_dataset(cfg.data.train)]
+    except ZeroDivisionError as error:  # mmdet3d's class-balanced sampling divides by the boxes of each class
+        raise ValueError('data.train: CBGSDataset needs boxes of all of its classes, and some have none') from error
+    check_ground_truth(datasets[0], 'data.train')
     if len(cfg.workflow) == 2:  # losses on validation data: they need the training pipeline and its annotations
         train_cfg = cfg.data.train
         while 'dataset' in train_cfg:
@@ -201,6 +222,7 @@ def _check_checkpoint(model, path, resume, trust_checkpoint):
     checkpoint = read_checkpoint(path, trusted=trust_checkpoint)
     if resume:
         check_resumable(checkpoint, path)
+        check_same_classes({path: checkpoint_classes(checkpoint), 'data.train': model.CLASSES})
         load_weights(model, checkpoint['state_dict'], path)
     else:
         silent = logging.Logger('silent', level=logging.CRITICAL)  # the runner reports
@@ -214,6 +236,11 @@ def _build_evaluation(cfg, distributed):
     loader = build_dataloader(dataset, **{**options, **cfg.data.get('val_dataloader', {})})
     evaluation = cfg.get('evaluation', {})
     check_gpu_collect(evaluation.get('gpu_collect', False))
+    known = EvalHook._default_greater_keys
+    evaluation = {'greater_keys': [*known, 'NDS', 'recall'], 'less_keys': [*EvalHook._default_less_keys, 'error'],
+                  **evaluation}
     hook = (DistEvalHook if distributed else EvalHook)(loader, by_epoch=True, **evaluation)
     check_arguments(dataset, 'evaluate', {'logger': None, **hook.eval_kwargs})
+    check_best_metric(dataset, evaluation.get('save_best'), evaluation.get('result_names', ('pts_bbox', )))
+    check_evaluation(dataset)  # it says itself what it leaves out
     return hook

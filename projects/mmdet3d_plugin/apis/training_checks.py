@@ -1,0 +1,70 @@
+"""Settings and data that no training can come of, found before anything is written."""
+import math
+
+from mmcv.runner import HOOKS, get_priority
+from mmdet3d.datasets import NuScenesDataset
+from nuscenes.eval.detection.constants import DETECTION_NAMES
+
+from .runner import EMA_HOOKS
+
+_HIGHEST_LR = 1e3  # beyond any use: a slip of the exponent
+
+
+def check_training_settings(cfg):
+    """Raise ValueError for numbers with which a training could only fail or do nothing.
+
+    Args:
+        cfg (mmcv.Config): with `runner.max_epochs`.
+    """
+
+    def require(name, value, allowed, is_allowed):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and is_allowed(value)):
+            raise ValueError(f'{name} must be {allowed}, got {value!r}')
+
+    require('runner.max_epochs (total_epochs)', cfg.runner.max_epochs, 'an integer >= 1',
+            lambda value: isinstance(value, int) and value >= 1)
+    lr = (cfg.get('optimizer') or {}).get('lr')
+    if lr is not None:
+        require('optimizer.lr', lr, f'a number from 0 to {_HIGHEST_LR:g}', lambda value: 0 <= value <= _HIGHEST_LR)
+    grad_clip = (cfg.get('optimizer_config') or {}).get('grad_clip')
+    if grad_clip is not None:
+        require('optimizer_config.grad_clip.max_norm', grad_clip.get('max_norm'), 'a finite number > 0',
+                lambda value: 0 < value < math.inf)
+    interval = (cfg.get('evaluation') or {}).get('interval', 1)
+    require('evaluation.interval', interval, 'an integer >= 1', lambda value: isinstance(value, int) and value >= 1)
+    _check_ema_priority(cfg.get('custom_hooks') or [])
+
+
+def _check_ema_priority(hooks):
+    """An EMA hook must put the averaged weights into the model before the checkpoint is written, not after."""
+    for hook in hooks:
+        cls = HOOKS.get(hook['type']) if isinstance(hook, dict) and isinstance(hook.get('type'), str) else None
+        if isinstance(cls, type) and issubclass(cls, EMA_HOOKS):
+            priority = hook.get('priority', 'NORMAL')
+            if get_priority(priority) >= get_priority('NORMAL'):
+                raise ValueError(f"custom_hooks: {hook['type']} needs priority='ABOVE_NORMAL', got {priority!r}: it "
+                                 'must swap the weights before they are written, or files name one for the other')
+
+
+def check_ground_truth(dataset, name):
+    """Raise ValueError where samples without ground truth are left out and there are no others.
+
+    mm's datasets draw another sample then, for ever.
+
+    Args:
+        dataset (Dataset): wrappers are looked through.
+        name (str): for the message.
+    """
+    parts = getattr(dataset, 'datasets', None) or [part for part in [getattr(dataset, 'dataset', None)] if part]
+    for part in parts:
+        check_ground_truth(part, name)
+    if parts or getattr(dataset, 'test_mode', False) or not hasattr(dataset, 'CLASSES'):
+        return
+    unknown = [label for label in dataset.CLASSES if label not in DETECTION_NAMES]
+    if isinstance(dataset, NuScenesDataset) and unknown:
+        raise ValueError(f'{name}: nuScenes has no annotations of the classes {unknown}; allowed: {DETECTION_NAMES}')
+    if getattr(dataset, 'filter_empty_gt', False) and hasattr(dataset, 'get_ann_info') and not any(
+            (dataset.get_ann_info(index)['gt_labels_3d'] >= 0).any() for index in range(len(dataset))):
+        raise ValueError(f'{name}: none of the {len(dataset)} samples of {dataset.ann_file} has a box with LiDAR '
+                         f'points of the classes {list(dataset.CLASSES)}; filter_empty_gt=True leaves out such samples')

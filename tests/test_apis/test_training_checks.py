@@ -1,0 +1,62 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mmcv import Config
+from mmdet3d.datasets import NuScenesDataset
+
+from projects.mmdet3d_plugin.apis.training_checks import check_ground_truth, check_training_settings
+
+
+def config(**changes):
+    return Config({**dict(runner=dict(max_epochs=2), optimizer=dict(type='SGD', lr=0.0), optimizer_config={}),
+                   **changes})
+
+
+@pytest.mark.parametrize('changes', [
+    {}, dict(optimizer_config=dict(grad_clip=None)), dict(optimizer_config=dict(grad_clip=dict(max_norm=35))),
+    dict(optimizer=dict(lr=1e3)), dict(custom_hooks=[dict(type='EMAHook', priority=49)]),
+    dict(custom_hooks=[dict(type='NonFiniteLossHook')])])
+def test_settings_that_can_train(changes):
+    check_training_settings(config(**changes))
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(runner=dict(max_epochs=0)), 'total_epochs. must be an integer >= 1, got 0'),
+    (dict(runner=dict(max_epochs=1.5)), 'must be an integer >= 1, got 1.5'),
+    (dict(runner=dict(max_epochs=True)), 'must be an integer >= 1, got True'),
+    (dict(optimizer=dict(lr=math.nan)), 'optimizer.lr must be a number from 0 to 1000, got nan'),
+    (dict(optimizer=dict(lr=math.inf)), 'optimizer.lr must be'), (dict(optimizer=dict(lr=1e4)), 'optimizer.lr must be'),
+    (dict(optimizer=dict(lr=-0.1)), 'optimizer.lr must be'), (dict(optimizer=dict(lr='1e-4')), "got '1e-4'"),
+    (dict(optimizer_config=dict(grad_clip=dict(max_norm=0))), 'max_norm must be a finite number > 0, got 0'),
+    (dict(optimizer_config=dict(grad_clip=dict(max_norm=-1.0))), 'max_norm must be'),
+    (dict(optimizer_config=dict(grad_clip=dict(norm_type=2))), 'max_norm must be a finite number > 0, got None'),
+    (dict(evaluation=dict(interval=0)), 'evaluation.interval must be an integer >= 1, got 0'),
+    (dict(evaluation=dict(interval=0.5)), 'evaluation.interval must be'),
+    (dict(custom_hooks=[dict(type='EMAHook')]), "EMAHook needs priority='ABOVE_NORMAL', got 'NORMAL'"),
+    (dict(custom_hooks=[dict(type='ExpMomentumEMAHook', priority='LOW')]), "got 'LOW'")])
+def test_settings_that_cannot(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_training_settings(config(**changes))
+
+
+def dataset(labels, classes=('car', ), **attributes):
+    made = NuScenesDataset.__new__(NuScenesDataset)
+    made.__dict__.update(dict(
+        CLASSES=classes, filter_empty_gt=True, test_mode=False, ann_file='infos.pkl', data_infos=labels,
+        get_ann_info=lambda index: dict(gt_labels_3d=np.array(labels[index]))), **attributes)
+    return made
+
+
+@pytest.mark.parametrize('wrap', [lambda inner: inner, lambda inner: SimpleNamespace(dataset=inner),
+                                  lambda inner: SimpleNamespace(datasets=[dataset([[0]]), inner])])
+def test_data_without_ground_truth(wrap):
+    for labels in ([[], [-1]], [[]]):
+        with pytest.raises(ValueError, match=rf"data.train: none of the {len(labels)} samples of infos.pkl has a box"):
+            check_ground_truth(wrap(dataset(labels)), 'data.train')
+    with pytest.raises(ValueError, match=r"no annotations of the classes \['tram'\]; allowed"):
+        check_ground_truth(wrap(dataset([[0]], classes=('car', 'tram'))), 'data.train')
+    check_ground_truth(wrap(dataset([[], [0, -1]])), 'data.train')
+    check_ground_truth(wrap(dataset([[]], filter_empty_gt=False)), 'data.train')
+    check_ground_truth(wrap(dataset([[]], test_mode=True)), 'data.train')

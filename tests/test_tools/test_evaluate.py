@@ -1,0 +1,59 @@
+import mmcv
+import pytest
+
+from tests.tiny_nuscenes import write_tiny_nuscenes
+
+
+@pytest.fixture(scope='module')
+def tested(run_tool, tmp_path_factory):
+    """Folder with the tiny nuScenes set and `results.pkl` of its perfect detector."""
+    folder = tmp_path_factory.mktemp('tested')
+    write_tiny_nuscenes(folder)
+    run_tool('test.py', 'tiny_nuscenes.py', 'baseline.pth', '--out', 'results.pkl', cwd=folder)
+    return folder
+
+
+def scores(output):
+    return sorted(line for line in output.splitlines() if line.startswith('pts_bbox_NuScenes/'))
+
+
+def test_results_of_an_earlier_test_get_its_scores(run_tool, tested):
+    expected = run_tool('test.py', 'tiny_nuscenes.py', 'baseline.pth', '--eval', 'bbox', cwd=tested)
+    output = run_tool('evaluate.py', 'tiny_nuscenes.py', 'results.pkl', '--eval-options', 'jsonfile_prefix=kept',
+                      cwd=tested, fresh=True)
+    assert scores(output) == scores(expected) and 'pts_bbox_NuScenes/mAP: 1.0' in output
+    assert (tested / 'kept/pts_bbox/results_nusc.json').is_file()
+
+
+def test_every_second_sample_is_evaluated_by_itself(run_tool, tested):
+    option = ['--cfg-options', 'data.test.load_interval=2']
+    output = run_tool('test.py', 'tiny_nuscenes.py', 'baseline.pth', '--eval', 'bbox', *option, cwd=tested)
+    assert 'the evaluation will be on 1 samples, not the 2 of mini_val' in output
+    assert 'pts_bbox_NuScenes/mAP: 1.0' in output
+
+
+def change_boxes(results):
+    results[1]['pts_bbox']['boxes_3d'].tensor = results[1]['pts_bbox']['boxes_3d'].tensor.repeat(51, 1)
+
+
+def change_labels(results):
+    results[1]['pts_bbox']['labels_3d'][0] = 10
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda results: results.pop(), 'must have one entry for each of the 2 samples of data.test, has 1'),
+    (change_boxes, 'the number of boxes in entry 1 is 510, but nuScenes accepts at most 500 boxes a sample'),
+    (change_labels, 'entry 1 has labels from 1 to 10, data.test has the 10 classes'),
+    (lambda results: results[0].clear(), 'entry 0 has no boxes_3d, scores_3d and labels_3d'),
+])
+def test_results_that_do_not_suit_the_data(run_tool, tested, tmp_path, change, message):
+    results = mmcv.load(str(tested / 'results.pkl'))
+    change(results)
+    mmcv.dump(results, str(tmp_path / 'changed.pkl'))
+    assert message in run_tool('evaluate.py', 'tiny_nuscenes.py', tmp_path / 'changed.pkl', cwd=tested, code=None)
+
+
+def test_files_that_are_no_results(run_tool, tested):
+    assert 'no such file: no.pkl' in run_tool('evaluate.py', 'tiny_nuscenes.py', 'no.pkl', cwd=tested, code=2)
+    output = run_tool('evaluate.py', 'tiny_nuscenes.py', 'tiny_nuscenes.py', cwd=tested, code=None)
+    assert 'tiny_nuscenes.py cannot be read as detections' in output

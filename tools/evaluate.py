@@ -1,0 +1,25 @@
+#!/usr/bin/env python
+"""Evaluate the detections that tools/test.py --out wrote: tools/evaluate.py CONFIG RESULTS.pkl [options]"""
+import command_line
+
+
+def parse_args():
+    parser = command_line.new_parser(__doc__)
+    parser.add_argument('config', type=command_line.existing_file, help='config file whose data.test was tested')
+    parser.add_argument('results', metavar='RESULTS.pkl', type=command_line.existing_file,
+                        help='file of test.py --out: a pickle, which can run code hidden in it, so only from an origin '
+                        'that you trust')
+    parser.add_argument('--cfg-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
+                        help='override settings of the config; those that choose the samples as in the test')
+    parser.add_argument('--eval-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
+                        help='further arguments of dataset.evaluate()')
+    return parser.parse_args()
+
+
+def main(args):
+    from projects.mmdet3d_plugin.apis import evaluate_results, load_config
+    evaluate_results(load_config(args.config, args.cfg_options), args.results, args.eval_options)
+
+
+if __name__ == '__main__':
+    command_line.run(parse_args, main)
