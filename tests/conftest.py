@@ -13,7 +13,7 @@ from hypothesis import settings  # noqa: E402
 
 import projects.mmdet3d_plugin  # noqa: E402,F401  (must be the first of all mm imports, see its compat.py)
 
-# No deadline: the first example of a test may compile or import. Derandomised: a failure is the same on every machine.
+# No deadline: the first example of a test may compile or import. Derandomized: a failure is the same on every machine.
 settings.register_profile('repository', deadline=None, derandomize=True, print_blob=True)
 settings.load_profile('repository')
 torch.set_num_threads(1)  # pytest-xdist fills the cores; it also makes CPU sums repeatable

@@ -46,7 +46,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=name)
 def test_files_that_pages_name_exist(page):
-    for file in re.findall(r'(?<![\w/])((?:configs|tools|benchmarks|checkpoints|tests)/[\w./]+\.\w+)', page.read_text()):
+    named = re.findall(r'(?<![\w/])((?:configs|tools|benchmarks|checkpoints|tests)/[\w./]+\.\w+)', page.read_text())
+    for file in named:
         is_placeholder = 'STAGE' in file or file in ('benchmarks/subjects/name.py', )
         assert is_placeholder or (ROOT / file).exists(), f'{file} in {name(page)}'
 

@@ -36,8 +36,8 @@ def main(args):
     out = args.out or osp.join('work_dirs', f'sweep_{osp.splitext(osp.basename(args.config))[0]}')
     sweep = BiasSweep(args.config, args.cfg_options, args.bias_strength, args.mode or modes(), out, args.checkpoint,
                       args.seed, args.trust_checkpoint)
-    print(f'{len(sweep.runs)} runs: {len(args.bias_strength)} bias strengths x {len(args.mode or modes())} modes (--mode)',
-          flush=True)
+    strengths, kinds = len(args.bias_strength), len(args.mode or modes())
+    print(f'{len(sweep.runs)} runs: {strengths} strengths x {kinds} modes (see --mode)', flush=True)
     failed = sweep.run()
     print(f'\n{sweep.report()}\n\nsweep.md, sweep.csv and sweep.png are in {out}')
     if failed:

@@ -32,7 +32,7 @@ def image_size(scale):
 
 
 def camera_ring(size):
-    """list[ndarray]: lidar2img (4, 4) of six cameras of 70 degrees, as on nuScenes: neighbours overlap a little.
+    """list[ndarray]: lidar2img (4, 4) of six cameras of 70 degrees, as on nuScenes: neighbors overlap a little.
 
     Args:
         size (tuple[int, int]): (height, width) of the images in pixels.
@@ -88,7 +88,7 @@ def published_model(scale):
 
 
 def published_head(settings, **options):
-    """Head of the published config, initialised, in evaluation mode.
+    """Head of the published config, initialized, in evaluation mode.
 
     Args:
         settings (Settings): tokens and queries.

@@ -201,7 +201,7 @@ class TestLoadWeights:
             load_weights(model, state_dict, missing_ok=['pts_bbox_head.aqr_router', 'pts_bbox_head.re'])
         with caplog.at_level(logging.INFO):
             load_weights(model, state_dict, 'cmt.pth', missing_ok=['pts_bbox_head'], logger=logging.getLogger())
-        assert 'cmt.pth lacks weights that stay as initialised: pts_bbox_head.reg.bias' in caplog.text
+        assert 'cmt.pth lacks weights that stay as initialized: pts_bbox_head.reg.bias' in caplog.text
         assert 'the router stays' in caplog.text
         assert torch.equal(model.pts_bbox_head['reg'].bias, expected)
         assert torch.equal(model.encoder[0].weight, source.encoder[0].weight)
@@ -214,7 +214,7 @@ class TestLoadWeights:
         with caplog.at_level(logging.INFO):
             load_weights(model, source.state_dict(), 'published.pth', logger=logging.getLogger())
         assert 'published.pth lacks auxiliary heads, which serve training alone: bev' in caplog.text
-        assert 'stay as initialised' not in caplog.text
+        assert 'stay as initialized' not in caplog.text
         assert torch.equal(model.auxiliary_heads['bev'].weight, expected)
         assert torch.equal(model.encoder[0].weight, source.encoder[0].weight)
         with pytest.raises(ValueError, match='Unexpected key.*auxiliary_heads.bev'):
@@ -299,7 +299,7 @@ class TestLoadPretrained:
         model = TinyDetector(router=True, train_only=['pts_bbox_head.aqr_router'])
         with caplog.at_level(logging.INFO):
             load_pretrained(MMDataParallel(model), TinyDetector().state_dict(), 'cmt.pth', logging.getLogger())
-        assert 'the router stays as initialised' in caplog.text
+        assert 'the router stays as initialized' in caplog.text
 
         state_dict = TinyDetector().state_dict()
         del state_dict['encoder.1.running_mean'], state_dict['pts_bbox_head.reg.bias']

@@ -158,7 +158,7 @@ def test_mistakes(make_ablation, tmp_path):
 
 @pytest.mark.parametrize('change, message', [
     ("cases = ('clean', 'fog')", "'fog' is no failure"), ("cases = ('fov:60', )", "cases must have 'clean' among them"),
-    ("fair = 'none'", "arms must be of .*'none' among them"), ('colour = 1', "no plan of an ablation.*'colour'"),
+    ("fair = 'none'", "arms must be of .*'none' among them"), ('color = 1', "no plan of an ablation.*'color'"),
     ("arms = dict(failures=dict(config='x.py'))", "no plan of an ablation.*'title'")])
 def test_mistakes_in_plans(repo_root, tmp_path, change, message):
     path = tmp_path / 'plan.py'

@@ -44,7 +44,7 @@ def head_config(**overrides):
     return ConfigDict(cfg)
 
 
-def randomise(router, std=1.0, seed=0):
+def randomize(router, std=1.0, seed=0):
     """Weights off 0.5, as after training."""
     torch.manual_seed(seed)
     torch.nn.init.normal_(router.mlp[-1].weight, std=std)
@@ -52,7 +52,7 @@ def randomise(router, std=1.0, seed=0):
 
 @pytest.fixture
 def make_head():
-    """Factory: ``make_head(seed=0, **overrides)`` builds an initialised head."""
+    """Factory: ``make_head(seed=0, **overrides)`` builds an initialized head."""
 
     def make(seed=0, **overrides):
         torch.manual_seed(seed)
@@ -64,7 +64,7 @@ def make_head():
 
 
 def camera_ring(yaw_offset=0.0, image_size=IMAGE_SIZE, views=6):
-    """Six cameras around the origin, 70 degrees wide: neighbours overlap, some directions near the sky are unseen."""
+    """Six cameras around the origin, 70 degrees wide: neighbors overlap, some directions near the sky are unseen."""
     height, width = image_size
     focal = width / 2 / np.tan(np.radians(35))
     intrinsic = np.array([[focal, 0, width / 2, 0], [0, focal, height / 2, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -78,7 +78,7 @@ def camera_ring(yaw_offset=0.0, image_size=IMAGE_SIZE, views=6):
 
 
 def random_boxes(count, seed):
-    """Boxes with bottom centre in the range; every third velocity is unknown."""
+    """Boxes with bottom center in the range; every third velocity is unknown."""
     rng = np.random.RandomState(seed)
     boxes = np.concatenate([rng.uniform(-50, 50, (count, 2)), rng.uniform(-3, 1, (count, 1)),
                             rng.uniform(0.4, 6, (count, 3)), rng.uniform(-3, 3, (count, 1)),

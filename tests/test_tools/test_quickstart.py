@@ -22,7 +22,7 @@ case $tool in
     create_data.py) touch data/nuscenes_synthetic/nuscenes_{infos_train,infos_val}.pkl ;;
     train.py)
         echo "noise"
-        echo "now - mmdet - INFO - Epoch [1][10/20]	lr: 1.0e-04, eta: 0:00:07, time: 0.5, loss_cls: 1.5, $(seq -s, 99)," \
+        echo "now - mmdet - INFO - Epoch [1][10/20]	lr: 1.0e-04, eta: 0:00:07, loss_cls: 1.5, $(seq -s, 99)," \
             "loss_aqr: 0.25, loss: 3.75, grad_norm: 2.5"
         echo "$@" $$ >> $work/aqr/latest.pth ;;
     compare.py)

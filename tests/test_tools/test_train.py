@@ -147,7 +147,7 @@ def test_frozen_weights_come_from_the_checkpoint_or_are_warned_of(run_tool, trai
     output = run_tool('train.py', 'tiny.py', *options, cwd=tmp_path)
     assert warning in output
     output = run_tool('train.py', 'tiny.py', *options, f'load_from={trained}/work_dirs/tiny/latest.pth', cwd=tmp_path)
-    assert output.count('the router stays as initialised') == 1 and warning not in output
+    assert output.count('the router stays as initialized') == 1 and warning not in output
 
 
 def test_two_runs_in_one_work_directory(run_tool, tmp_path):

@@ -1,5 +1,5 @@
 # A CMT that one CPU core trains from scratch in two hours: pillars, 32 x 32 BEV cells of 1.8 m, ResNet-18 of 3/8 of the
-# width. Scores are bounded (query-key normalisation) and attention starts local: without that one modality wins.
+# width. Scores are bounded (query-key normalization) and attention starts local: without that one modality wins.
 _base_ = './cmt_voxel0100_r50.py'
 
 pc_range = [-28.8, -28.8, -3.0, 28.8, 28.8, 3.0]

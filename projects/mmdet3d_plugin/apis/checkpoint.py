@@ -176,13 +176,13 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
         module = key.rpartition('.')[0]
         fitted._metadata[module] = own._metadata[module]
     if own_router and set(own_router) <= set(absent):
-        print_log(f'{source} has no router weights: the router stays as initialised (neutral)', logger)
+        print_log(f'{source} has no router weights: the router stays as initialized (neutral)', logger)
     heads = sorted({key.split('.')[1] for key in absent if key.startswith(TRAINING_PREFIX)})
     if heads:
         print_log(f'{source} lacks auxiliary heads, which serve training alone: {", ".join(heads)}', logger)
     rest = [key for key in absent if key not in own_router and not key.startswith(TRAINING_PREFIX)]
     if rest:
-        print_log(f'{source} lacks weights that stay as initialised: {", ".join(rest)}', logger)
+        print_log(f'{source} lacks weights that stay as initialized: {", ".join(rest)}', logger)
     if given_router and not own_router and drop_router:
         for key in given_router:
             del fitted[key]

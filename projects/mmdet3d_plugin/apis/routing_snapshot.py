@@ -35,7 +35,7 @@ class RoutingSnapshot:
         case (FailureCase): what struck it.
         failure (FailureRecord): what it did.
         points (np.ndarray): (N, >= 3) LiDAR points that the detector was given, m.
-        images (list[np.ndarray]): V images (H, W, 3) that it was given, RGB, uint8, without their normalisation.
+        images (list[np.ndarray]): V images (H, W, 3) that it was given, RGB, uint8, without their normalization.
         lidar2img (np.ndarray): (V, 4, 4), LiDAR to the pixels of these images, as the detector was told.
         camera_names (list[str]): V names.
         ground_truth (LiDARInstance3DBoxes | None): boxes, None where there are no annotations.

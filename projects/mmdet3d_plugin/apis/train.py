@@ -78,20 +78,20 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
         logger, run = _new_run(cfg, name, model, distributed, trust_checkpoint, f'deterministic: {deterministic}')
         if cfg.model.get('train_only') is not None and not start_from:
             logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other '
-                           'weights are frozen as initialised, that is, mostly at random')
+                           'weights are frozen as initialized, that is, mostly at random')
         if evaluation is not None:
             run.register_hook(evaluation, priority='LOW')
         if cfg.resume_from:
             run.resume(cfg.resume_from)
         elif cfg.load_from:
             run.load_checkpoint(cfg.load_from)
-        # Models of one seed see the same data and augmentation, however many numbers their initialisation drew.
+        # Models of one seed see the same data and augmentation, however many numbers their initialization drew.
         seed_everything(cfg.seed, diff_seed, deterministic)
         run.run([build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
 
 
 def _new_run(cfg, name, model, distributed, trust_checkpoint, remark):
-    """Open the log and initialise the model; returns the logger and the runner."""
+    """Open the log and initialize the model; returns the logger and the runner."""
     timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
     logger, environment = _open_log(cfg, name, timestamp)
     logger.info(f'Processes: {get_dist_info()[1]}, device: {cfg.device}, seed: {cfg.seed}, {remark}')

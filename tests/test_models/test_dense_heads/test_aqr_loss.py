@@ -11,7 +11,7 @@ from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.models.utils.aqr.supervision import routing_targets
 from tests.two_processes import on_two_processes
 
-from ..conftest import randomise
+from ..conftest import randomize
 
 SUPERVISED = dict(enable_aqr=True, aqr_loss_weight=1.0)
 NO_VIEW = np.zeros(6, dtype=bool)
@@ -38,12 +38,12 @@ def losses_of(head, batch, seed=0):
 
 def decided(head, std=0.3):
     """A head whose router has weights off 0.5."""
-    randomise(head.aqr_router, std)
+    randomize(head.aqr_router, std)
     return head
 
 
 def sample_by_sample(head):
-    """The head in training, but for batch normalisation, which looks at the other samples of a batch."""
+    """The head in training, but for batch normalization, which looks at the other samples of a batch."""
     head.train()
     for module in head.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from ..conftest import randomise
+from ..conftest import randomize
 
 BRANCHES = ('center', 'height', 'dim', 'rot', 'vel', 'cls_logits')
 LOCAL = dict(aqr_use_local_bias=True, aqr_local_window_size=dict(lidar=5, camera=5))
@@ -25,11 +25,11 @@ def test_neutral_start(make_head, make_batch, mode, strength):
     baseline = make_head()
     base = outputs(baseline, batch)
     routed = make_head(seed=1, enable_aqr=True, aqr_bias_strength=strength, **mode)
-    assert largest_change(outputs(routed, batch), base) > 1e-2, 'another initialisation must show'
+    assert largest_change(outputs(routed, batch), base) > 1e-2, 'another initialization must show'
     result = routed.load_state_dict(baseline.state_dict(), strict=False)
     assert not result.unexpected_keys and all(key.startswith('aqr_router.') for key in result.missing_keys)
     assert largest_change(outputs(routed, batch), base) < 1e-5
-    randomise(routed.aqr_router)
+    randomize(routed.aqr_router)
     changed = largest_change(outputs(routed, batch), base)
     assert changed > 1e-3 if strength else changed < 1e-5
 
@@ -51,7 +51,7 @@ def test_state_dict_adds_the_router_alone(make_head):
 @pytest.mark.parametrize('mode', [{}, LOCAL])
 def test_detection_loss_reaches_the_router(make_head, make_batch, train_losses, mode, num_boxes):
     head = make_head(enable_aqr=True, **mode).train()
-    randomise(head.aqr_router, std=0.1)
+    randomize(head.aqr_router, std=0.1)
     losses = train_losses(head, make_batch(num_boxes))
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
@@ -68,7 +68,7 @@ def test_neutral_router_receives_a_gradient_at_the_first_step(make_head, make_ba
 @pytest.mark.parametrize('bias_denoising', [True, False])
 def test_denoising_queries(make_head, make_batch, bias_denoising):
     head = make_head(enable_aqr=True, aqr_bias_denoising=bias_denoising).train()
-    randomise(head.aqr_router)
+    randomize(head.aqr_router)
     x, x_img, metas = make_batch((5, 3))
     out = head([x], [x_img], metas)[0][0]
     routing, pad = out['routing'], out['dn_batch'].pad_size
@@ -84,7 +84,7 @@ def test_denoising_queries(make_head, make_batch, bias_denoising):
 
 def test_batch_of_two_equals_two_batches_of_one(make_head, make_batch):
     head = make_head(enable_aqr=True, **LOCAL)
-    randomise(head.aqr_router)
+    randomize(head.aqr_router)
     x, x_img, metas = make_batch((1, 1))
     both = outputs(head, (x, x_img, metas))
     for sample in range(2):
@@ -100,7 +100,7 @@ def test_batch_of_two_equals_two_batches_of_one(make_head, make_batch):
 def test_absent_modality_runs_without_bias(make_head, make_batch, train_losses, absent, training):
     x, x_img, metas = make_batch()
     head = make_head(enable_aqr=True).train(training)
-    randomise(head.aqr_router)
+    randomize(head.aqr_router)
     x, x_img = (None, x_img) if absent == 'x' else (x, None)
     out = head([x], [x_img], metas)[0][0]
     assert 'routing' not in out and all(torch.isfinite(out[name]).all() for name in BRANCHES)
@@ -130,7 +130,7 @@ def test_no_cameras_see_the_query(make_head, make_batch):
         behind = [away] * 6
         meta['lidar2img'] = behind
     head = make_head(enable_aqr=True, **LOCAL)
-    randomise(head.aqr_router)
+    randomize(head.aqr_router)
     with torch.no_grad():
         head.reference_points.weight[:, 0] = 0.9  # in front of the original camera
         head.reference_points.weight[:, 1] = 0.5
@@ -163,7 +163,7 @@ def test_one_query(make_head, make_batch, train_losses):
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision_on_cpu(make_head, make_batch, train_losses, dtype):
     head = make_head(enable_aqr=True, **LOCAL).train()
-    randomise(head.aqr_router, std=0.1)
+    randomize(head.aqr_router, std=0.1)
     with torch.autocast('cpu', dtype=dtype):
         losses = train_losses(head, make_batch())
         total = sum(losses.values())
@@ -221,7 +221,7 @@ def test_labels_outside_the_classes_raise(make_head, make_batch, train_losses, l
 
 def test_strength_zero_is_off_but_keeps_the_router_in_the_graph(make_head, make_batch, train_losses):
     head = make_head(enable_aqr=True, aqr_bias_strength=0.0).train()
-    randomise(head.aqr_router)
+    randomize(head.aqr_router)
     losses = train_losses(head, make_batch())
     sum(losses.values()).backward()
     assert all(p.grad is not None and (p.grad == 0).all() for p in head.aqr_router.parameters())
@@ -263,7 +263,7 @@ def test_bias_strength_scales_the_bias(make_head, make_batch):
     biases = []
     for strength in (3.0, 6.0):
         head = make_head(enable_aqr=True, aqr_bias_strength=strength)
-        randomise(head.aqr_router)
+        randomize(head.aqr_router)
         biases.append(outputs(head, make_batch())['routing'].bias.dense())
     torch.testing.assert_close(biases[1], 2 * biases[0])
     assert biases[0].abs().max() <= 3

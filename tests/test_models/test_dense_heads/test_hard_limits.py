@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from ..conftest import PC_RANGE, randomise
+from ..conftest import PC_RANGE, randomize
 
 
 @pytest.mark.parametrize('name, values', [
@@ -95,7 +95,7 @@ def test_features_and_weights_that_are_not_finite(make_head, make_batch, options
     head = make_head(**options)
     x, x_img, metas = make_batch()
     if options:
-        randomise(head.aqr_router)
+        randomize(head.aqr_router)
     metas[0]['sample_idx'], metas[1]['sample_idx'] = 'fine', 'broken'
     x[1:], x_img[6:] = (math.nan if place == 'x' else x[1:]), (math.nan if place == 'x_img' else x_img[6:])
     if place == 'weight':

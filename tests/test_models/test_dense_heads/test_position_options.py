@@ -74,7 +74,7 @@ def test_training_reaches_the_new_parameters(make_head, make_batch, train_losses
 
 
 def test_routing_starts_neutral_with_all_options(make_head, make_batch):
-    """The router's zero layer survives what the options initialise."""
+    """The router's zero layer survives what the options initialize."""
     head = make_head(enable_aqr=True, **OPTIONS).eval()
     x, x_img, metas = make_batch()
     with torch.no_grad():

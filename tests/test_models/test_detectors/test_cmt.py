@@ -51,7 +51,7 @@ def test_degenerate_batches(make_detector, make_data, num_points, num_boxes, aqr
     assert all(torch.isfinite(result['pts_bbox']['boxes_3d'].tensor).all() for result in results)
 
 
-def test_empty_sample_does_not_disturb_its_neighbour(make_detector, make_data):
+def test_empty_sample_does_not_disturb_its_neighbor(make_detector, make_data):
     detector, data = make_detector(), make_data((300, 0))
     alone = {name: value[:1] for name, value in data.items()}
     both, single = detect(detector, data)[0]['pts_bbox'], detect(detector, alone)[0]['pts_bbox']

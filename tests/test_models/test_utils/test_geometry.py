@@ -13,7 +13,7 @@ CELL_01 = (0.8, 0.8)
 
 
 @pytest.mark.parametrize('xy, expected', [
-    ((48.0, 0.0), (67, 127)),       # (48 + 54) / 0.8 = 127.5: the last column; range-normalised it would be 120
+    ((48.0, 0.0), (67, 127)),       # (48 + 54) / 0.8 = 127.5: the last column; range-normalized it would be 120
     ((48.39, 48.39), (127, 127)),
     ((48.41, 0.0), None),           # the map ends at +48.4 m
     ((54.0, 0.0), None),            # must not become x = -54 m

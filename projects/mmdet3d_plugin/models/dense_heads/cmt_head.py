@@ -61,9 +61,9 @@ class CmtHead(BaseModule):
         position_cycles (float | None): highest frequency, in cycles over the detection range (>= 1), of the sinusoidal
             encodings: of BEV cells and queries (:func:`sine_encoding`) and of points along camera rays
             (:func:`octave_encoding`). None for published checkpoints, which encode rays as they are.
-        position_gain (float | None): normalise position embeddings (LayerNorm, whose gain starts at this value > 0) and
+        position_gain (float | None): normalize position embeddings (LayerNorm, whose gain starts at this value > 0) and
             start them centered over all places. Fresh ones are five times smaller than the features they are added to,
-            so that attention does not see where a token is. None, without normalisation, for published checkpoints.
+            so that attention does not see where a token is. None, without normalization, for published checkpoints.
         init_cfg: must be None.
         **aqr: options of routing, each with the prefix ``aqr_``: see :class:`AQROptions`.
 
@@ -78,7 +78,7 @@ class CmtHead(BaseModule):
                  loss_heatmap=None, separate_head=None, enable_aqr=False, position_cycles=None, position_gain=None,
                  init_cfg=None, **aqr):
         if init_cfg is not None:
-            raise ValueError(f'init_cfg: parts of CmtHead initialise themselves, got {init_cfg}')
+            raise ValueError(f'init_cfg: parts of CmtHead initialize themselves, got {init_cfg}')
         super().__init__()
         if not isinstance(enable_aqr, bool):
             raise TypeError(f'enable_aqr must be True or False, got {enable_aqr!r}')

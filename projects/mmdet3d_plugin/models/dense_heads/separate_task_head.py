@@ -32,8 +32,8 @@ class GroupLayerNorm1d(nn.Module):
 class SeparateTaskHead(BaseModule):
     """One small MLP per predicted quantity; the decoder layers are its groups, each with weights of its own (CMT).
 
-    Convolutions keep PyTorch's initialisation. Upstream declares Kaiming's, which never reaches its heads; with so few
-    output channels it would start box codes tens of metres off (first loss 229 instead of 47 on the real frame).
+    Convolutions keep PyTorch's initialization. Upstream declares Kaiming's, which never reaches its heads; with so few
+    output channels it would start box codes tens of meters off (first loss 229 instead of 47 on the real frame).
 
     Args:
         in_channels (int): channels C of a decoded query.
@@ -42,12 +42,12 @@ class SeparateTaskHead(BaseModule):
         head_conv (int): channels of hidden layers.
         final_kernel (int): kernel size along the queries, odd; 1 treats each query by itself.
         init_bias (float): initial bias of ``cls_logits``, -2.19 is a probability of 0.1.
-        init_cfg (dict | None): must be None: initialisation is fixed.
+        init_cfg (dict | None): must be None: initialization is fixed.
     """
 
     def __init__(self, in_channels, heads, groups=1, head_conv=64, final_kernel=1, init_bias=-2.19, init_cfg=None):
         if init_cfg is not None:
-            raise ValueError(f'init_cfg: the initialisation of SeparateTaskHead is fixed, got {init_cfg}')
+            raise ValueError(f'init_cfg: the initialization of SeparateTaskHead is fixed, got {init_cfg}')
         super().__init__()
         self.heads = dict(heads)
         self.groups = groups

@@ -18,7 +18,7 @@ class SetCriterion(nn.Module):
         class_names (list[list[str]]): classes per task; labels count through all tasks.
         code_weights (list[float]): weight >= 0 of each box code (10).
         dn_weight (float): factor >= 0 of the denoising losses.
-        dn_split (float): share of the noise range that stays foreground; normalises the denoising class loss.
+        dn_split (float): share of the noise range that stays foreground; normalizes the denoising class loss.
 
     Raises:
         ValueError: for weights that are negative or not finite, or not 10 code weights.

@@ -7,7 +7,7 @@ import torch
 from projects.mmdet3d_plugin.models.utils.aqr import AQROptions
 from projects.mmdet3d_plugin.models.utils.aqr.routing_record import regions
 
-from ...conftest import randomise
+from ...conftest import randomize
 
 
 def test_options_have_the_names_of_the_heads_arguments():
@@ -21,7 +21,7 @@ def test_parts_are_those_that_the_head_has_now(make_head, make_batch):
     """A router put in its place is asked; a copy of the head has its own."""
     head, batch = make_head(enable_aqr=True).eval(), make_batch()
     other = make_head(seed=3, enable_aqr=True).aqr_router.eval()
-    randomise(other)
+    randomize(other)
     head.aqr_router = other
     x, x_img, metas = batch
     with torch.no_grad():

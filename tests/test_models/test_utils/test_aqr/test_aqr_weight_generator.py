@@ -9,7 +9,7 @@ from mmdet.models.utils import build_transformer
 from projects.mmdet3d_plugin.models.utils.aqr.aqr_weight_generator import WindowAttention
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
 
-from ...conftest import randomise
+from ...conftest import randomize
 
 RANGE = [-54.0, -54.0, -5.0, 54.0, 54.0, 3.0]
 
@@ -108,7 +108,7 @@ def test_fresh_router_is_exactly_neutral(routed):
         lidar, camera, _ = routed(router)
         assert (lidar == 0.5).all() and (camera == 0.5).all()
         router.init_weights()
-    randomise(router, std=0.5)
+    randomize(router, std=0.5)
     lidar, camera, projections = routed(router)
     assert lidar.std() > 0.01 and camera.std() > 0.01 and (lidar - camera).abs().max() > 0.01
     assert lidar.shape == camera.shape == projections.pts_idx.shape == (2, 30)
@@ -128,7 +128,7 @@ def test_half_precision_weights_stay_allowed(routed):
 def test_evidence_comes_from_the_windows(routed, make_batch):
     """A change of features outside every window leaves the weights, one inside changes them."""
     router = build(windows=dict(lidar=1, camera=1))
-    randomise(router, std=0.5)
+    randomize(router, std=0.5)
     _, x_img, metas = make_batch((1, ))
     query, x = torch.randn(1, 1, 64), torch.randn(1, 64, 16, 16)
     layout = TokenLayout((16, 16), (6, 4, 10))

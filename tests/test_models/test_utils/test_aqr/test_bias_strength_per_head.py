@@ -8,7 +8,7 @@ from projects.mmdet3d_plugin.models.utils.attention.attention_bias import Attent
 from projects.mmdet3d_plugin.models.utils.transformer.attention_recorder import AttentionRecorder
 from tests.test_models.test_dense_heads.test_cmt_head_aqr import LOCAL, largest_change, outputs
 
-from ...conftest import randomise
+from ...conftest import randomize
 
 
 def local_bias(values):
@@ -62,7 +62,7 @@ def test_in_the_head(make_head, make_batch, mode):
     """Factors of 1 change nothing, those of 0 switch the bias off, and one layer's factor acts on that layer first."""
     batch = make_batch()
     plain = make_head(enable_aqr=True, **mode)
-    randomise(plain.aqr_router)
+    randomize(plain.aqr_router)
     learned = make_head(seed=1, enable_aqr=True, aqr_strength_per_head=True, **mode)
     result = learned.load_state_dict(plain.state_dict(), strict=False)
     assert result.missing_keys == ['aqr_head_strength.logits'] and not result.unexpected_keys
@@ -87,7 +87,7 @@ def test_in_the_head(make_head, make_batch, mode):
 
 def test_the_detection_loss_reaches_every_factor(make_head, make_batch, train_losses):
     head = make_head(enable_aqr=True, aqr_strength_per_head=True).train()
-    randomise(head.aqr_router, std=0.1)
+    randomize(head.aqr_router, std=0.1)
     sum(train_losses(head, make_batch()).values()).backward()
     assert (head.aqr_head_strength.logits.grad != 0).all()
 

@@ -100,9 +100,9 @@ def test_every_constructor_argument_of_the_flash_class_matters():
             assert module(**base).shape == (BATCH, QUERIES, DIMS)
             continue
         assert not torch.allclose(module(**data()), expected), name
-    initialised = build(PETRMultiheadFlashAttention, init_cfg=dict(type='Constant', layer='Linear', val=0.25))
-    initialised.init_weights()
-    assert (initialised.attn.out_proj.weight == 0.25).all()
+    initialized = build(PETRMultiheadFlashAttention, init_cfg=dict(type='Constant', layer='Linear', val=0.25))
+    initialized.init_weights()
+    assert (initialized.attn.out_proj.weight == 0.25).all()
     with pytest.raises(TypeError, match='unknown'):
         PETRMultiheadFlashAttention(embed_dims=DIMS, num_heads=HEADS, unknown=1)
 

@@ -1,4 +1,4 @@
-"""Query-key normalisation: scores are temperature times cosine, in every implementation and beside every bias."""
+"""Query-key normalization: scores are temperature times cosine, in every implementation and beside every bias."""
 import math
 
 import pytest
@@ -117,7 +117,7 @@ def test_start_and_published_parameters(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_masks(name):
-    """Bool, float and padding masks as without normalisation: forbidden keys are as good as absent."""
+    """Bool, float and padding masks as without normalization: forbidden keys are as good as absent."""
     module, (query, key, value) = build(name), tensors()
     mask, padding = torch.zeros(QUERIES, KEYS, dtype=torch.bool), torch.zeros(BATCH, KEYS, dtype=torch.bool)
     mask[:, 9:] = padding[:, 9:] = True

@@ -1,4 +1,4 @@
-"""Learned strengths of the attention bias: heads specialise by modality, so one strength need not fit them all."""
+"""Learned strengths of the attention bias: heads specialize by modality, so one strength need not fit them all."""
 import dataclasses
 
 import torch

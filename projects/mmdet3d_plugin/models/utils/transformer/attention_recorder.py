@@ -41,7 +41,7 @@ class AttentionStatistics:
         mass_unbiased: (B, q, 2), the same without the bias.
         entropy: (B, q) in nats, of the attention over all keys, mean over heads.
         score_range: (2, 2), smallest and largest score of each of ``MODALITIES`` before the bias (q.k / sqrt(d), with
-            query-key normalisation temperature * cosine), over batch, heads, the q queries and the keys that they may
+            query-key normalization temperature * cosine), over batch, heads, the q queries and the keys that they may
             see; (inf, -inf) where there is no such key.
         query_index: (q,) int64, ascending, positions of the queries among all that the decoder was given, denoising
             ones included.

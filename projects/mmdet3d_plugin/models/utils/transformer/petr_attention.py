@@ -1,4 +1,4 @@
-"""Attention modules under the names that CMT configs and checkpoints use. Both honour every mask they are given."""
+"""Attention modules under the names that CMT configs and checkpoints use. Both honor every mask they are given."""
 import functools
 import logging
 import math
@@ -99,7 +99,7 @@ class PETRMultiheadFlashAttention(BaseModule):
     """CMT's cross-attention, with a bias that reaches the scores.
 
     The published class hands its work to flash-attn and drops ``attn_mask``; this one goes through PyTorch's
-    ``scaled_dot_product_attention``, on any device, and honours it (docs/design.md, "Cross-attention as published").
+    ``scaled_dot_product_attention``, on any device, and honors it (docs/design.md, "Cross-attention as published").
 
     Args:
         embed_dims (int): channels C.

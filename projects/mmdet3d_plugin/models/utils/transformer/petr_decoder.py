@@ -33,7 +33,7 @@ class PETRTransformerDecoderLayer(BaseTransformerLayer):
 
 @TRANSFORMER_LAYER_SEQUENCE.register_module()
 class PETRTransformerDecoder(TransformerLayerSequence):
-    """Layers whose outputs all go, normalised, to the heads.
+    """Layers whose outputs all go, normalized, to the heads.
 
     Args:
         return_intermediate (bool): return every layer's output instead of the last one's.
