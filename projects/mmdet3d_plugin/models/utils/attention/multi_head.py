@@ -18,9 +18,9 @@ class ScaledDotProductMHA(nn.Module):
         attn_drop (float): dropout on the attention weights.
         bias (bool): biases in the projections.
         qk_norm (float | None): query-key normalization (Henry et al., 2020): the scores are cosines of queries and keys
-            times a temperature, one per head, learned in the log domain, at first this value (> 0). It bounds
-            them, so that attention cannot saturate on one modality before the other has learned. None: the plain product
-            over sqrt(d), as in published checkpoints.
+            times a temperature, one per head, learned in the log domain, at first this value (> 0). It bounds them, so
+            that attention cannot saturate on one modality before the other has learned. None: the plain product over
+            sqrt(d), as in published checkpoints.
     """
 
     def __init__(self, embed_dims, num_heads, attn_drop=0.0, bias=True, qk_norm=None):
