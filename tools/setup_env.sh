@@ -10,9 +10,9 @@
 # CMT_AQR_CACHE (default ~/.cache/cmt-aqr), MAX_JOBS (compile jobs, default: mmcv's own choice).
 set -euo pipefail
 
-# A torch in this range is kept. mmdet 2.28 calls checkpoint() without use_reentrant, which torch announces to refuse
-# after 2.9; mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20).
-TORCH_MIN=2.4 TORCH_BELOW=2.10
+# A torch in this range is kept. Older ones can run code in checkpoints (CVE-2025-32434); mmdet 2.28 calls checkpoint()
+# without use_reentrant, which torch announces to refuse after 2.9; mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20).
+TORCH_MIN=2.6 TORCH_BELOW=2.10
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pins=$root/requirements.txt
 

@@ -104,6 +104,7 @@ def test_start_from_weights(run_tool, trained, tmp_path):
 
 @pytest.mark.parametrize('arguments, message', [
     (['--cfg-options', 'load_from=ckpts/no.pth'], 'load_from: no such checkpoint: ckpts/no.pth'),
+    (['--cfg-options', 'load_from=ckpts/no.pth'], 'CMT publishes its checkpoints'),
     (['--cfg-options', 'optimiser.lr=1'], "the config has no 'optimiser'; did you mean optimizer"),
     (['--cfg-options', 'total_epochs=7'], 'by both alike; got total_epochs=7 and runner.max_epochs=2'),
     (['--resume-from', 'no.pth'], 'argument --resume-from: no such file: no.pth'),

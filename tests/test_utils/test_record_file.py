@@ -17,6 +17,14 @@ def test_round_trip(tmp_path):
     assert json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
 
 
+@pytest.mark.parametrize('damage', [b'{"scores": {"mAP": 0.', b'', b'\xff\xfe'])
+def test_damaged_files_are_named(tmp_path, damage):
+    path = tmp_path / 'record.json'
+    path.write_bytes(damage)
+    with pytest.raises(ValueError, match='record.json is damaged .*; remove it to have it made again'):
+        read_record(path)
+
+
 def test_what_is_not_plain_leaves_no_file(tmp_path):
     with pytest.raises(TypeError):
         write_record(tmp_path / 'record.json', dict(value=object()))

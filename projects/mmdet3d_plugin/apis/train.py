@@ -110,7 +110,10 @@ def _starting_checkpoint(cfg):
     start_from = cfg.resume_from or cfg.load_from
     if start_from and '://' not in start_from and not osp.isfile(start_from):
         option = 'resume_from' if cfg.resume_from else 'load_from'
-        raise FileNotFoundError(f'{option}: no such checkpoint: {start_from} (--cfg-options {option}=None for none)')
+        origin = ('' if not start_from.startswith('ckpts/') else
+                  '. CMT publishes its checkpoints and pretrained backbones: https://github.com/junjie18/CMT')
+        raise FileNotFoundError(f'{option}: no such checkpoint: {start_from} (--cfg-options {option}=None for none)'
+                                f'{origin}')
     return start_from
 
 

@@ -76,7 +76,9 @@ class FrameFolderDataset(Custom3DDataset):
                  repeat=1,
                  trust_data=False):
         if not osp.isdir(data_root):
-            raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for the directory of frames')
+            raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for the directory of frames, '
+                                    'such as that of a frame of mmdetection3d\'s demo data; give yours as data_root '
+                                    'of the data sets, or to tools/demo.py as --frame')
         if box_type_3d != 'LiDAR':
             raise ValueError(f"box_type_3d must be 'LiDAR', got {box_type_3d!r}")
         if min_lidar_points < 0:

@@ -21,7 +21,15 @@ def write_record(path, record):
 
 
 def read_record(path):
-    """Read what `write_record` wrote; null becomes NaN again."""
-    return json.loads(Path(path).read_text(),
-                      object_hook=lambda record: {key: math.nan if value is None else value
-                                                  for key, value in record.items()})
+    """Read what `write_record` wrote; null becomes NaN again.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is cut short or was edited into something else.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'),
+                          object_hook=lambda record: {key: math.nan if value is None else value
+                                                      for key, value in record.items()})
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged ({error}); remove it to have it made again') from error
