@@ -84,14 +84,18 @@ def require_different(parser, argument, values):
 
 
 class OptionAction(argparse.Action):
-    """`key=value` arguments; mmcv's DictAction with a message where the `=` is missing."""
+    """`key=value` arguments; mmcv's DictAction with a message where the `=` is missing or a value cannot be read."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         for value in values:
             if '=' not in value:
                 raise argparse.ArgumentError(self, f'expected key=value, got {value!r}')
         from mmcv import DictAction
-        DictAction(self.option_strings, self.dest, self.nargs)(parser, namespace, values, option_string)
+        try:
+            DictAction(self.option_strings, self.dest, self.nargs)(parser, namespace, values, option_string)
+        except RecursionError:  # mmcv takes apart lists and tuples alone, and goes round in circles at other brackets
+            raise argparse.ArgumentError(self, 'values may be numbers, words, lists and tuples of them, not dicts '
+                                         f'(name their keys: a.0.b=1), got {values}') from None
 
 
 class OneOf(argparse.Action):

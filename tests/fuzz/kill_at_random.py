@@ -28,10 +28,6 @@ def tree(folder):
             for path in sorted(folder.rglob('*')) if path.is_file()}
 
 
-def infos(folder):
-    return [pickle.loads(path.read_bytes())['infos'] for path in sorted((folder / 'data').glob('*infos_*.pkl'))]
-
-
 def weights(folder):
     import torch
     state = torch.load(folder / 'run/latest.pth', weights_only=True)['state_dict']
@@ -58,7 +54,7 @@ def commands():
                              '--scenes', '3', '--val-scenes', '1', '--samples-per-scene', '3', '--azimuths', '360',
                              '--image-width', '200'], None, lambda folder: tree(folder / 'data')),
         'info files': ([python, TOOLS / 'create_data.py', 'nuscenes', '--root-path', 'data', '--version', 'v1.0-mini'],
-                       'data generation', infos),
+                       'data generation', lambda folder: tree(folder / 'data')),
         'training': ([python, TOOLS / 'train.py', config, '--work-dir', 'run', '--auto-resume', '--no-validate',
                       *options, 'total_epochs=4', 'data.samples_per_gpu=2', 'data.workers_per_gpu=1',
                       f'load_from={ROOT / "checkpoints/cmt_synthetic.pth"}'], 'info files', weights),

@@ -107,6 +107,17 @@ def test_resume_refuses_files_that_training_did_not_write(tmp_path):
         runner.resume(str(tmp_path / 'bare.pth'))
 
 
+def test_resume_refuses_other_optimizers(tmp_path):
+    at_epoch(build(tmp_path), 0).save_checkpoint(str(tmp_path))
+    other = build(tmp_path)
+    other.optimizer = torch.optim.SGD(other.model.parameters(), lr=1e-2, momentum=0.9)
+    with pytest.raises(ValueError, match=r"epoch_1.pth cannot be resumed from with SGD.*'momentum'.*load_from"):
+        other.resume(str(tmp_path / 'epoch_1.pth'))
+    other.optimizer = torch.optim.AdamW([dict(params=[parameter]) for parameter in other.model.parameters()], lr=1e-2)
+    with pytest.raises(ValueError, match='epoch_1.pth cannot be resumed from .*other groups of parameters'):
+        other.resume(str(tmp_path / 'epoch_1.pth'))
+
+
 def test_resume_with_another_number_of_processes_counts_their_iterations(tmp_path):
     runner = at_epoch(build(tmp_path), 1)
     runner.meta['world_size'] = 4

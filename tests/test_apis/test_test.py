@@ -43,3 +43,12 @@ def test_a_checkpoint_for_the_classes_in_another_order(repo_root, tmp_path):
         else:
             with pytest.raises(ValueError, match='model.pth name the same classes in another order'):
                 build_trained_model(cfg, str(tmp_path / 'model.pth'))
+
+
+def test_fp16_is_left_out_where_there_is_no_gpu(repo_root, tmp_path, monkeypatch):
+    cfg = load_config(repo_root / 'configs/cmt_aqr_real_frame.py', {
+        'model.img_backbone.base_channels': 8, 'model.img_neck.in_channels': [32, 64], 'fp16.loss_scale': 512.})
+    torch.save(dict(state_dict=build_model(cfg.model).state_dict()), tmp_path / 'model.pth')
+    for available in (False, True):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda available=available: available)
+        assert bool(build_trained_model(cfg, str(tmp_path / 'model.pth')).fp16_enabled) == available

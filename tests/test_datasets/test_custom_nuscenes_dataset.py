@@ -208,5 +208,5 @@ def test_nuscenes_devkit_notices_wrong_and_missing_detections(evaluable):
 
 
 def test_missing_info_file_is_named():
-    with pytest.raises(FileNotFoundError, match='no_such_infos.pkl'):
+    with pytest.raises(FileNotFoundError, match='no_such_infos.pkl is not there in the working .*create_data.py'):
         CustomNuScenesDataset(ann_file='no_such_infos.pkl')

@@ -88,3 +88,10 @@ def test_samples_that_the_tables_lack_are_named(build):
     dataset.data_infos[1]['token'] = 'unknown'
     with pytest.raises(ValueError, match="1 of 2 samples of .*nuscenes_infos_val.pkl are not in the tables.*'unknown'"):
         dataset.evaluate(perfect(dataset))
+
+
+def test_samples_that_an_info_file_has_twice_count_once(build):
+    dataset = build()
+    dataset.data_infos = dataset.data_infos * 2
+    for metrics in evaluations(dataset, perfect(dataset)):
+        assert metrics[f'{PREFIX}/mAP'] == pytest.approx(1)

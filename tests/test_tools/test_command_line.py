@@ -114,6 +114,7 @@ class TestArguments:
     @pytest.mark.parametrize('arguments, message', [
         (['no.py'], 'argument config: no such file: no.py'),
         ([__file__, '--cfg-options', 'a:3'], "argument --cfg-options: expected key=value, got 'a:3'"),
+        ([__file__, '--cfg-options', 'a=[dict(b=1,c=2)]'], 'argument --cfg-options: values may be numbers, words'),
         ([__file__, '--launcher', 'magic'],
          "argument --launcher: invalid choice: 'magic' (choose from 'none', 'pytorch', 'slurm', 'mpi')"),
     ])

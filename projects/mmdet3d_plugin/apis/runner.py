@@ -136,9 +136,9 @@ class CheckpointSafeRunner(EpochBasedRunner):
                     hook.checkpoint = hook.checkpoint or path
         if resume_optimizer and isinstance(self.optimizer, dict):
             for name, optimizer in self.optimizer.items():
-                optimizer.load_state_dict(checkpoint['optimizer'][name])
+                _load_optimizer(optimizer, checkpoint['optimizer'][name], path)
         elif resume_optimizer and self.optimizer is not None:
-            self.optimizer.load_state_dict(checkpoint['optimizer'])
+            _load_optimizer(self.optimizer, checkpoint['optimizer'], path)
 
         meta = checkpoint['meta']
         self._epoch, self._iter = meta['epoch'], meta['iter']
@@ -149,3 +149,17 @@ class CheckpointSafeRunner(EpochBasedRunner):
                              f'iteration {meta["iter"]} becomes {self._iter}')
         self.meta = {**meta, **self.meta, 'hook_msgs': meta.get('hook_msgs', {})}
         self.logger.info(f'resumed from {path}: epoch {self.epoch}, iteration {self.iter}')
+
+
+def _load_optimizer(optimizer, state, path):
+    """Restore an optimizer's state; ValueError where it is of another optimizer or of other groups of parameters."""
+    advice = 'to start a new training from its weights use --cfg-options load_from=FILE'
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f'{path} cannot be resumed from with this optimizer, which has other groups of parameters '
+                         f'({error}): optimizer and paramwise_cfg must be those of then; {advice}') from error
+    missing = sorted({key for group in optimizer.param_groups for key in set(optimizer.defaults) - set(group)})
+    if missing:  # versions of torch differ in keys, but fill in those that older ones lack
+        raise ValueError(f'{path} cannot be resumed from with {type(optimizer).__name__}: the optimizer that it was '
+                         f'written with has no {missing}; {advice}')

@@ -38,7 +38,7 @@ def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoin
     """
     checkpoint = read_checkpoint(checkpoint_path, trusted=trust_checkpoint)
     model = build_model(cfg.model, train_cfg=None, test_cfg=cfg.get('test_cfg'))
-    if cfg.get('fp16') is not None:
+    if cfg.get('fp16') is not None and torch.cuda.is_available():  # the CPU has no fp16 here: see the hook
         wrap_fp16_model(model)
     load_weights(model, checkpoint['state_dict'], checkpoint_path, router_missing_ok=True, drop_router=drop_router)
     classes = checkpoint_classes(checkpoint)

@@ -13,7 +13,7 @@ import mmdet3d
 import mmseg
 import numpy as np
 import torch
-from mmcv.runner import DistSamplerSeedHook, Fp16OptimizerHook, build_optimizer, build_runner, get_dist_info
+from mmcv.runner import DistSamplerSeedHook, build_optimizer, build_runner, get_dist_info
 from mmdet.apis.train import auto_scale_lr
 from mmdet.core import DistEvalHook, EvalHook
 from mmdet.datasets import build_dataloader
@@ -22,6 +22,7 @@ from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 from mmdet3d.utils import collect_env
 
+from ..hooks.fp16_optimizer_hook import CustomFp16OptimizerHook
 from ..utils.atomic_file import atomic_path
 from ..utils.run_lock import run_lock
 from .checkpoint import check_resumable, load_pretrained, load_weights, read_checkpoint
@@ -183,7 +184,10 @@ def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, 
     cfg = copy.deepcopy(cfg)  # registering takes the entries apart
     optimizer_config = cfg.optimizer_config
     if cfg.get('fp16') is not None:
-        optimizer_config = Fp16OptimizerHook(**optimizer_config, **cfg.fp16, distributed=distributed)
+        if 'type' in optimizer_config:
+            raise ValueError(f'fp16 and optimizer_config.type={optimizer_config.type!r} exclude each other: leave out '
+                             'fp16, and set what it has (loss_scale) in optimizer_config')
+        optimizer_config = CustomFp16OptimizerHook(**optimizer_config, **cfg.fp16, distributed=distributed)
     checkpoint_config = cfg.checkpoint_config
     if checkpoint_config is not None:
         checkpoint_config['meta'] = dict(

@@ -6,7 +6,14 @@ from mmdet3d.datasets import NuScenesDataset
 
 from ..evaluation.devkit_evaluation import devkit_metrics
 from .camera_geometry import as_homogeneous, camera_matrices
-from .info_records import check_boxes_hold_points, check_camera_counts, drop_bad_boxes, load_infos, rebased
+from .info_records import (
+    check_boxes_hold_points,
+    check_camera_counts,
+    check_info_file,
+    drop_bad_boxes,
+    load_infos,
+    rebased,
+)
 
 _SWEEP_LOADERS = ('LoadPointsFromMultiSweeps', 'LoadPointsFromMultiSweepsWithRings')
 
@@ -44,6 +51,7 @@ class CustomNuScenesDataset(NuScenesDataset):
             pipeline = [dict(step, test_mode=True) if step['type'] in _SWEEP_LOADERS else step for step in pipeline]
         self.return_gt_info = return_gt_info
         self.load_failure_boxes = load_failure_boxes
+        check_info_file(ann_file, kwargs.get('file_client_args'))
         super().__init__(ann_file, pipeline, *args, test_mode=test_mode, **kwargs)
 
     def load_annotations(self, ann_file):

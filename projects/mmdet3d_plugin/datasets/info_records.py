@@ -1,4 +1,5 @@
 """Info files of nuScenes (mmdetection3d 1.0), read with a check before anything long begins."""
+import os
 import os.path as osp
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,14 @@ _PER_BOX = ('gt_boxes', 'gt_names', 'gt_velocity', 'num_lidar_pts', 'num_radar_p
 _LOOKED_AT = 8      # samples whose boxes are compared with their points
 _LEAST_SHARE = 0.02  # of the points that boxes should hold: fewer at the wrong place say nothing
 _DATA_FOLDERS = ('samples', 'sweeps')
+
+
+def check_info_file(path, file_client_args=None):
+    """Raise FileNotFoundError where an info file on disk is not there, and say what makes it."""
+    if (file_client_args or {}).get('backend', 'disk') == 'disk' and not osp.isfile(path):
+        where = '' if osp.isabs(path) else f' in the working directory {os.getcwd()}'
+        raise FileNotFoundError(f'info file {path} is not there{where}: tools/create_data.py makes those of training '
+                                'and validation, and of the test split from the tables of v1.0-test alone')
 
 
 def load_infos(path, with_cameras, with_boxes, trust=False):

@@ -42,7 +42,7 @@ class DatasetEvaluation(DetectionEval):
         if not self.cfg.class_names:
             raise ValueError(f'classes must have one of {self.every_class} to be evaluated, got '
                              f'{list(dataset.CLASSES)}')
-        tokens = [info['token'] for info in dataset.data_infos]
+        tokens = list(dict.fromkeys(info['token'] for info in dataset.data_infos))  # each once: its boxes count once
         known = {row['token'] for row in nusc.sample}
         unknown = [token for token in tokens if token not in known]
         if unknown:
