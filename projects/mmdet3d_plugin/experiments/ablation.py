@@ -10,9 +10,9 @@ from typing import Dict, Tuple
 
 import mmcv
 import numpy as np
-from mmdet.utils import find_latest_checkpoint
 
 from ..apis.config import load_config
+from ..apis.latest_checkpoint import find_checkpoint
 from ..apis.train import train_detector
 from ..datasets.sensor_failures import CLEAN, FailureCase
 from ..evaluation.detection_matches import DetectionMatches, paired_bootstrap
@@ -423,8 +423,9 @@ def _train(config, options, folder, seed):
     """Train to the end, going on from the latest checkpoint; returns seconds of wall time since the last start."""
     start, started, finished = time.perf_counter(), folder / 'started.json', folder / 'finished.json'
     cfg = load_config(config, options)
+    cfg.work_dir, cfg.auto_resume = str(folder), True
     key = training_key(cfg, seed)
-    resumed = folder.is_dir() and find_latest_checkpoint(str(folder)) is not None
+    resumed = find_checkpoint(cfg) is not None
     known = [read_record(path)['key'] for path in (started, finished) if path.is_file()]
     if any(other != key for other in known) or (resumed and not known):
         raise ValueError(f'{folder} holds a run of another config, baseline or data; give another --out or remove it')
@@ -432,7 +433,6 @@ def _train(config, options, folder, seed):
         return read_record(finished)['seconds']
     folder.mkdir(parents=True, exist_ok=True)
     write_record(started, dict(key=key))
-    cfg.work_dir, cfg.auto_resume = str(folder), True
     train_detector(cfg, Path(config).name, seed=seed, validate=False)
     seconds = time.perf_counter() - start
     write_record(finished, dict(key=key, seconds=seconds, resumed=resumed))

@@ -3,9 +3,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from mmdet.utils import find_latest_checkpoint
-
 from ..apis.config import load_config
+from ..apis.latest_checkpoint import find_checkpoint
 from ..apis.train import train_detector
 from ..evaluation.nuscenes_scores import CAPTION, nuscenes_scores
 from ..models.utils.attention_bias_generator import AttentionBiasGenerator
@@ -133,7 +132,7 @@ def _train_and_test(config, options, folder, seed, trust_checkpoint):
     start = time.perf_counter()
     cfg = load_config(config, options)
     cfg.work_dir, cfg.auto_resume = str(folder), True
-    resumed = folder.is_dir() and find_latest_checkpoint(str(folder)) is not None
+    resumed = find_checkpoint(cfg) is not None
     train_detector(cfg, Path(config).name, seed=seed, trust_checkpoint=trust_checkpoint)
     record = stored_test(cfg, folder / 'latest.pth', 'both', folder / 'results')
     write_record(folder / 'result.json', dict(
