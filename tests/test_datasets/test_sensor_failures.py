@@ -12,6 +12,7 @@ from mmdet3d.core.points import LiDARPoints
 from mmdet3d.datasets.pipelines import Compose
 
 from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES, FailureCase, case_help, failure_rng
+from projects.mmdet3d_plugin.datasets.sensor_failures.view_choice import ViewChoice
 
 VIEWS = ['CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_RIGHT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_FRONT_LEFT']
 ALL_RINGS = list(range(32))
@@ -77,9 +78,9 @@ def frozen(results):
 @pytest.mark.parametrize('case, parameters', [
     ('clean', []),
     ('lidar_drop', [('LidarDrop', {})]),
-    ('camera_drop', [('CameraDrop', {})]),
-    ('view_drop:3', [('ViewDrop', dict(count=3, cameras=()))]),
-    ('view_drop:CAM_FRONT,CAM_BACK', [('ViewDrop', dict(count=None, cameras=('CAM_FRONT', 'CAM_BACK')))]),
+    ('camera_drop', [('ViewDrop', dict(views=ViewChoice()))]),
+    ('view_drop:3', [('ViewDrop', dict(views=ViewChoice(count=3)))]),
+    ('view_drop:CAM_FRONT,CAM_BACK', [('ViewDrop', dict(views=ViewChoice(cameras=('CAM_FRONT', 'CAM_BACK'))))]),
     ('fov:60', [('LimitedFieldOfView', dict(degrees=60.0))]),
     ('fov:47.5', [('LimitedFieldOfView', dict(degrees=47.5))]),
     ('object_failure:0.5', [('ObjectFailure', dict(probability=0.5, per_frame=False))]),
@@ -87,7 +88,7 @@ def frozen(results):
     ('beams:4', [('BeamReduction', dict(beams=4))]),
     ('calibration:2', [('CalibrationNoise', dict(degrees=2.0))]),
     ('fov:90+beams:8+camera_drop', [('LimitedFieldOfView', dict(degrees=90.0)), ('BeamReduction', dict(beams=8)),
-                                    ('CameraDrop', {})]),
+                                    ('ViewDrop', dict(views=ViewChoice()))]),
 ])
 def test_names(case, parameters):
     assert [(type(failure).__name__, vars(failure)) for failure in FailureCase.parse(case).failures] == parameters
@@ -112,7 +113,7 @@ def test_mistakes_name_what_is_allowed(case):
 
 def test_every_name_of_the_help_exists():
     assert set(FAILURES) == {'lidar_drop', 'camera_drop', 'view_drop', 'fov', 'object_failure', 'frame_object_failure',
-                             'beams', 'calibration'}
+                             'beams', 'calibration', 'stale_views', 'stale_lidar'}
     for name in FAILURES:
         assert name in case_help()
 
@@ -208,7 +209,7 @@ def test_random_views(count):
 
 
 def test_more_views_than_there_are():
-    with pytest.raises(ValueError, match='7 views to drop, but the sample has 6'):
+    with pytest.raises(ValueError, match='7 views are to fail, but the sample has 6'):
         strike('view_drop:7', scene(), 0)
 
 

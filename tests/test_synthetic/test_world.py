@@ -15,7 +15,7 @@ def world(request):
 @pytest.mark.parametrize('kind', KINDS, ids=lambda kind: kind.category)
 def test_parts_fill_the_box_of_their_object(kind):
     """Nothing sticks out, and the box is about as tight as an annotator draws it."""
-    for parts in (kind.parts, kind.parts + (kind.rider, ) if kind.rider else kind.parts):
+    for parts in (kind.parts, kind.parts + kind.rider):
         low = np.min([np.array(part.center) - np.array(part.size) / 2 for part in parts], axis=0)
         high = np.max([np.array(part.center) + np.array(part.size) / 2 for part in parts], axis=0)
         assert (low >= -0.5 - 1e-9).all() and (high <= 0.5 + 1e-9).all()

@@ -1,4 +1,7 @@
-"""What a simulated sensor failure did to a sample, and where: from the data pipeline to the router's targets."""
+"""What a simulated sensor failure did to a sample, and where: from the data pipeline to the router's targets.
+
+A sensor is *lost* at a place where what it says of it is gone or false.
+"""
 from dataclasses import dataclass, field, replace
 from typing import Dict, Optional, Tuple
 
@@ -16,11 +19,12 @@ class FailureRecord:
     Attributes:
         case: name of what was simulated, see ``FailureCase``; 'clean' for nothing.
         seed: with the sample's token and the case it determines the failure.
-        lidar_everywhere: all points are gone.
+        lidar_everywhere: all points are gone, or they are those of another time or place.
         field_of_view: degrees to either side of forward (+y) beyond which points are gone, None for no limit.
-        lost_boxes: (n, 7) boxes (gravity center, l, w, h, yaw; m, rad) whose points are gone.
-        views_lost: (V,) bool, views without an image; None for a sample without cameras.
-        is_graded: a sensor got worse without a place where it is lost (fewer beams, wrong calibration).
+        lost_boxes: (n, 7) boxes (gravity center, l, w, h, yaw; m, rad) whose points are gone, or false.
+        views_lost: (V,) bool, views without an image or with a false one; None for a sample without cameras.
+        is_graded: a sensor got worse without a place where it is lost (fewer beams, darkness).
+        severities: level by name of the failure, for failures that come in several.
         details: plain values that say what was done, for logs: numbers of points, degrees.
         motion: (4, 4) from the frame in which the failure struck to that of the sample now.
     """
@@ -32,14 +36,15 @@ class FailureRecord:
     lost_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
     views_lost: Optional[np.ndarray] = None
     is_graded: bool = False
+    severities: Dict[str, int] = field(default_factory=dict)
     details: Dict = field(default_factory=dict)
     motion: np.ndarray = field(default_factory=lambda: np.eye(4))
 
     def joined(self, **found):
         """The record with what one more failure did to the sample: fields of this class by name."""
         merged = dict(found)
-        if 'details' in found:
-            merged['details'] = {**self.details, **found['details']}
+        for name in {'details', 'severities'} & set(found):
+            merged[name] = {**getattr(self, name), **found[name]}
         if 'views_lost' in found and self.views_lost is not None:
             merged['views_lost'] = self.views_lost | found['views_lost']
         if 'field_of_view' in found and self.field_of_view is not None:
@@ -58,7 +63,7 @@ class FailureRecord:
         return replace(self, motion=np.asarray(motion, dtype=np.float64) @ self.motion)
 
     def lidar_lost(self, points, margin=0.0):
-        """Places at which LiDAR lost its points.
+        """Places at which LiDAR is lost.
 
         Args:
             points (Tensor): (..., 3), m, in the sample's LiDAR frame as it is now.

@@ -14,7 +14,9 @@ from ..utils.atomic_file import atomic_path
 from ..utils.restricted_pickle import load_pickle
 from .camera_geometry import camera_matrices
 from .info_records import check_camera_counts
+from .other_samples import OtherSamples, needs_other_samples
 from .pipelines.point_files import LoadPointsFromFile
+from .training_samples import training_sample
 
 _NOT_USED = -1
 _UNKNOWN = -1  # number of LiDAR points
@@ -212,6 +214,10 @@ class FrameFolderDataset(Custom3DDataset):
             for name, camera in info['images'].items()
         ]
 
+    def __getitem__(self, index):
+        """A sample as the pipeline leaves it; in training, one with ground truth, see `training_sample`."""
+        return self.prepare_test_data(index) if self.test_mode else training_sample(self, index)
+
     def get_data_info(self, index):
         """Describe one frame to the pipeline, with the keys of :meth:`CustomNuScenesDataset.get_data_info`."""
         info = self.data_infos[index]
@@ -232,6 +238,8 @@ class FrameFolderDataset(Custom3DDataset):
                 img_timestamp=[camera.get('timestamp', data_info['timestamp']) for camera in cameras],
                 **camera_matrices([camera['lidar2cam'] for camera in cameras],
                                   [camera['cam2img'] for camera in cameras]))
+        if needs_other_samples(self):
+            data_info['other_samples'] = OtherSamples(self, index)
         if self.load_failure_boxes:
             data_info['failure_boxes'] = self.get_ann_info(index)['gt_bboxes_3d']
         if not self.test_mode:

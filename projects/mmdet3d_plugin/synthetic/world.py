@@ -10,6 +10,7 @@ SQUARE_CENTER = np.array([100.0, 100.0])  # m, global frame: the map mask covers
 ARENA_RADIUS = 22.0                       # objects stay within, m
 WALL_DISTANCE = 29.0                      # m
 EGO_RADIUS = 3.5                          # kept free around the ego vehicle, m
+EGO_PATH = 10.0                           # the ego vehicle drives at most so far, m
 
 
 @dataclass
@@ -88,6 +89,9 @@ class World:
     Args:
         rng (numpy.random.Generator): source of all randomness.
         duration (float): seconds that the scene lasts; all the while no two objects touch, except neighbors in a row.
+
+    Raises:
+        RuntimeError: no room was found for one of the ten classes, of which every scene has at least one object.
     """
 
     def __init__(self, rng, duration):
@@ -96,14 +100,14 @@ class World:
         self.ground_salt = int(rng.integers(1 << 30))
         self.ground_tone = rng.uniform(0.25, 0.5)
         self.ego_yaw = rng.uniform(-np.pi, np.pi)
-        self.ego_yaw_rate = rng.uniform(-0.04, 0.04)
-        self.ego_speed = rng.uniform(0.3, 1.6)
+        self.ego_yaw_rate = rng.uniform(-0.15, 0.15) / max(1.0, duration / 4)
+        self.ego_speed = min(rng.uniform(1.0, 4.0), EGO_PATH / max(duration, 1.0))
         start = -0.5 * self.ego_speed * duration
         self.ego_start = SQUARE_CENTER + rng.uniform(-1.5, 1.5, 2) + start * np.array(
             [np.cos(self.ego_yaw), np.sin(self.ego_yaw)])
         self.ego_path = np.stack([self.ego_pose(time)[0][:2] for time in self.times])  # (T, 2)
         self.actors = []
-        for kind in sorted(KINDS, key=lambda kind: -kind.size[0]):  # large ones first, while there is room
+        for kind in sorted(KINDS, key=lambda kind: -kind.longest_group):  # while there is room
             self._place_kind(rng, kind)
         self.actors += self._walls(rng)
         self._place_scenery(rng)
@@ -136,11 +140,15 @@ class World:
         return Boxes(*(np.concatenate(x) for x in (centers, rotations, halves, owners)))
 
     def _place_kind(self, rng, kind):
-        count = int(rng.integers(kind.count[0], kind.count[1] + 1))
-        while count > 0:
-            group = count if kind.row else 1
-            placed = self._place_group(rng, kind, group)
-            count -= placed or group  # a crowded square has no room for it
+        """Place as many objects of a class as are drawn and find room, at least one; rows may be shortened."""
+        missing = int(rng.integers(kind.count[0], kind.count[1] + 1))
+        groups = [missing - k for k in range(missing)] if kind.row else [1] * missing
+        is_placed = False
+        for group in groups:
+            if group <= missing and self._place_group(rng, kind, group):
+                missing, is_placed = missing - group, True
+        if not is_placed and not self._place_group(rng, kind, 1, attempts=2000):
+            raise RuntimeError(f'no room for a {kind.category} among {len(self.actors)} objects')
 
     def _place_group(self, rng, kind, count, attempts=60):
         """Try to place a row of objects; returns how many were placed, 0 or all."""
@@ -155,7 +163,7 @@ class World:
             for k in range(count):
                 size = np.array(kind.size) * rng.uniform(0.88, 1.12, 3)
                 has_rider = bool(rng.random() < 0.7)
-                parts = kind.parts + ((kind.rider, ) if kind.rider and has_rider else ())
+                parts = kind.parts + (kind.rider if has_rider else ())
                 group.append(Actor(kind.category, size, parts, np.clip(color + rng.uniform(-0.06, 0.06, 3), 0, 1),
                                    anchor + k * kind.row * across, yaw, speed, int(rng.integers(1 << 30)), has_rider))
             if all(self._is_free(actor) for actor in group):

@@ -43,6 +43,11 @@ class SimulateFailure:
         # Shared, so that persistent workers see the epoch that the main process sets.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
+    @property
+    def needs(self):
+        """frozenset[str]: all that its cases need, see ``register_failure``."""
+        return frozenset().union(*(case.needs for case in self.cases))
+
     def set_epoch(self, epoch):
         """Draw anew for an epoch >= 0 of training."""
         self._epoch.fill_(epoch)
@@ -57,7 +62,8 @@ class SimulateFailure:
         limits[np.flatnonzero(np.diff(limits, prepend=0))[-1]:] = 1
         case = self.cases[np.searchsorted(limits, draw, side='right')]
         results['failure'] = case.strike(results, *seed)
-        results.pop('rings', None)
+        for name in ('rings', 'other_samples'):
+            results.pop(name, None)
         return results
 
     def __repr__(self):

@@ -2,7 +2,7 @@
 
 To add one, write a class into the file of its sensor and register it there.
 """
-from . import cameras, lidar  # noqa: F401  (registration; the order is that of messages)
+from . import cameras, lidar, stale  # noqa: F401  (registration; the order is that of messages)
 from .failure_case import CLEAN, FailureCase, case_help, failure_rng
 from .registry import FAILURES, register_failure
 

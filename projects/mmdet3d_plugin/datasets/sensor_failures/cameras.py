@@ -1,70 +1,30 @@
 """Failures of the cameras and of their calibration."""
 from dataclasses import dataclass
-from typing import Optional, Tuple
 
 import numpy as np
 
 from ..camera_geometry import camera_matrices
 from .registry import register_failure
-
-
-def _blank_views(results, lost):
-    """Make the images of a bool mask (V,) zero, as they are before normalization."""
-    results['img'] = [np.zeros_like(img) if is_lost else img for img, is_lost in zip(results['img'], lost)]
-    return lost
-
-
-@register_failure('camera_drop')
-class CameraDrop:
-    """All images are zero."""
-
-    needs = ('img', )
-
-    def apply(self, results, rng):
-        return dict(views_lost=_blank_views(results, np.ones(len(results['img']), dtype=bool)))
+from .view_choice import ViewChoice
 
 
 @register_failure('view_drop', 'view_drop:3 (random views) or view_drop:CAM_FRONT,CAM_BACK',
-                  lambda views: ViewDrop.parse(views))
+                  lambda views: ViewDrop(ViewChoice.parse(views)))
+@register_failure('camera_drop', make=lambda: ViewDrop(ViewChoice()))
 @dataclass(frozen=True)
 class ViewDrop:
-    """Some images are zero: ``count`` random ones, or those of the ``cameras`` named.
+    """Images are zero, as they are before normalization."""
 
-    Raises:
-        ValueError: unless exactly one of the two is given; in ``apply``, if the sample has fewer or other cameras.
-    """
-
-    count: Optional[int] = None
-    cameras: Tuple[str, ...] = ()
-
-    def __post_init__(self):
-        if (self.count is None) == (not self.cameras) or (self.count is not None and self.count < 1) \
-                or not all(self.cameras) or len(set(self.cameras)) < len(self.cameras):
-            raise ValueError('ViewDrop needs either a count >= 1 or different names of cameras, got '
-                             f'count={self.count} and cameras={self.cameras}')
-
-    @classmethod
-    def parse(cls, views):
-        """A number, or names with commas between them."""
-        return cls(count=int(views)) if views.isdigit() else cls(cameras=tuple(views.split(',')))
+    views: ViewChoice
 
     @property
     def needs(self):
-        return ('img', 'camera_names') if self.cameras else ('img', )
+        return self.views.needs
 
     def apply(self, results, rng):
-        lost = np.zeros(len(results['img']), dtype=bool)
-        if self.cameras:
-            names = list(results['camera_names'])
-            unknown = sorted(set(self.cameras) - set(names))
-            if unknown:
-                raise ValueError(f'view_drop: the sample has no cameras {unknown}, but {names}')
-            lost[[names.index(name) for name in self.cameras]] = True
-        elif self.count > len(lost):
-            raise ValueError(f'view_drop: {self.count} views to drop, but the sample has {len(lost)}')
-        else:
-            lost[rng.choice(len(lost), self.count, replace=False)] = True
-        return dict(views_lost=_blank_views(results, lost))
+        lost = self.views.choose(results, rng)
+        results['img'] = [np.zeros_like(img) if is_lost else img for img, is_lost in zip(results['img'], lost)]
+        return dict(views_lost=lost)
 
 
 @register_failure('calibration', 'calibration:1 (degrees)', lambda degrees: CalibrationNoise(float(degrees)))

@@ -1,9 +1,9 @@
-"""A failure case, which configs and command lines name by a text such as 'fov:60+view_drop:3'."""
+"""A failure case, which configs and command lines name by a text such as 'fov:60+stale_views:3@2'."""
 import difflib
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -17,14 +17,20 @@ _LONGEST_NAME = 100  # characters in a file name
 
 
 class CasePart(NamedTuple):
-    """One failure of a case: its name, its argument as text ('' for none), and itself."""
+    """One failure of a case: its name, its argument as text ('' for none), its severity (None for none), and itself."""
 
     name: str
     argument: str
+    severity: Optional[int]
     failure: Any
 
     def __str__(self):
-        return f'{self.name}:{self.argument}' if self.argument else self.name
+        return f'{self.name}{":" * bool(self.argument)}{self.how}'
+
+    @property
+    def how(self):
+        """str: what follows the name."""
+        return self.argument if self.severity is None else f'{self.argument}@{self.severity}'
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,10 @@ class FailureCase:
 
         Args:
             text (str | FailureCase): 'clean', or failures joined by '+', each a name of ``FAILURES`` and, where it
-                takes one, ':' and its argument. A FailureCase is returned as it is.
+                takes them, ':' and its argument, '@' and its severity. A FailureCase is returned as it is.
 
         Raises:
-            ValueError: for names and arguments that do not exist, naming what is allowed.
+            ValueError: for names, arguments and severities that do not exist, naming what is allowed.
         """
         if isinstance(text, cls):
             return text
@@ -58,22 +64,29 @@ class FailureCase:
 
     @staticmethod
     def _part(case, text):
-        name, colon, argument = text.partition(':')
+        def refuse(problem, cause=None):
+            raise ValueError(f'case {case!r}: {problem}; allowed: {case_help()}') from cause
+
+        before, at, level = text.partition('@')
+        name, colon, argument = before.partition(':')
         known = FAILURES.get(name)
         if known is None:
             close = difflib.get_close_matches(name, FAILURES, n=1)
             raise ValueError(f'case {case!r}: {text!r} is no failure; allowed: {case_help()}'
                              f'{f"; did you mean {close[0]}?" if close else ""}')
-        if bool(colon) != known.takes_argument:
-            raise ValueError(f'case {case!r}: {name} takes {"an" if known.takes_argument else "no"} argument; allowed: '
-                             f'{case_help()}')
+        if known.needs_argument > bool(colon) or known.takes_argument < bool(colon):
+            refuse(f'{name} takes {"an" if known.takes_argument else "no"} argument')
+        if bool(known.severities) != bool(at) or (at and level not in map(str, known.severities)):
+            refuse(f'{name} has {"the severities " if known.severities else "no severities"}'
+                   f'{", ".join(f"@{each}" for each in known.severities)}, got {text!r}')
         if re.fullmatch(r'[0-9_]*_[0-9_]*', argument):  # which int() would read
-            raise ValueError(f'case {case!r}: {argument!r} is no number; allowed: {case_help()}')
+            refuse(f'{argument!r} is no number')
+        severity = int(level) if at else None
         try:
-            failure = known.make(argument) if colon else known.make()
+            failure = known.make(*[argument] * bool(colon), **(dict(severity=severity) if at else {}))
         except ValueError as error:
-            raise ValueError(f'case {case!r}: {error}; allowed: {case_help()}') from error
-        return CasePart(name, _same_number(argument), failure)
+            refuse(error, error)
+        return CasePart(name, _same_number(argument), severity, failure)
 
     def __str__(self):
         return '+'.join(map(str, self.parts)) or CLEAN
@@ -100,8 +113,8 @@ class FailureCase:
 
     @property
     def severity(self):
-        """str: the arguments of the failures, which say how badly they strike."""
-        return '+'.join(part.argument for part in self.parts)
+        """str: the arguments and severities of the failures, which say how badly they strike."""
+        return '+'.join(part.how for part in self.parts)
 
     @property
     def needs(self):
@@ -116,7 +129,7 @@ class FailureCase:
     @property
     def file_name(self):
         """str: the case as part of a file name: no folder, not long, another one for every case."""
-        name = str(self).replace(':', '_').replace(',', '-')
+        name = str(self).replace(':', '_').replace(',', '-').replace('@', '_at_')
         plain = re.sub(r'[^\w.+-]', '-', name)[:_LONGEST_NAME]
         if plain == name:
             return name
@@ -141,12 +154,15 @@ class FailureCase:
             record = record.joined(views_lost=np.zeros(len(results['img']), dtype=bool))
         if 'points' in results:
             record = record.joined(details=dict(points_before=len(results['points'])))
-        for failure in self.failures:
+        for part in self.parts:
+            failure = part.failure
             missing = [key for key in failure.needs if key not in results and key not in LOADED_ON_REQUEST]
             if missing:
                 raise ValueError(f'case {str(self)!r} needs {missing}, which the sample lacks; it has '
                                  f'{sorted(results)}')
             record = record.joined(**failure.apply(results, rng))
+            if part.severity is not None:
+                record = record.joined(severities={part.name: part.severity})
         if 'points' in results:
             record = record.joined(details=dict(points_after=len(results['points'])))
         return record

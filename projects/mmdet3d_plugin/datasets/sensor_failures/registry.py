@@ -1,6 +1,6 @@
 """The failures that exist: name -> how to make the failure from the text after its name."""
 import inspect
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Tuple
 
 FAILURES = {}
 
@@ -10,35 +10,53 @@ class RegisteredFailure(NamedTuple):
 
     Attributes:
         usage: an example with its argument, for messages.
-        make: argument text -> failure, or without parameters where the failure takes no argument; raises ValueError.
+        make: makes the failure from the text of its argument, if it takes one, and ``severity``, if it has any; raises
+            ValueError.
+        severities: levels that it comes in, from mild to bad; () for a failure without.
     """
 
     usage: str
     make: Callable
+    severities: Tuple[int, ...] = ()
 
     @property
     def takes_argument(self):
-        return bool(inspect.signature(self.make).parameters)
+        """bool: whether an argument is possible."""
+        return bool(self._arguments)
+
+    @property
+    def needs_argument(self):
+        """bool: whether there must be one."""
+        return any(argument.default is argument.empty for argument in self._arguments)
+
+    @property
+    def _arguments(self):
+        parameters = inspect.signature(self.make).parameters
+        return [parameter for name, parameter in parameters.items() if name != 'severity']
 
 
-def register_failure(name, usage=None, make=None):
+def register_failure(name, usage=None, make=None, severities=()):
     """Class decorator: let configs and tools ask for a failure by name.
 
     A failure has ``needs``, the names of what a sample must have: keys of the sample, and 'rings' or 'boxes', which
-    test data load on request. Its ``apply(results, rng)`` changes a sample as the loaders leave it (``points``,
-    ``img``, ``lidar2cam``...), takes random numbers from ``rng`` only, and returns as a dict the fields of a
-    ``FailureRecord`` that say what it did.
+    test data load on request; 'other_samples' (see :class:`~..other_samples.OtherSamples`) is there for every failure
+    that needs it. Its ``apply(results, rng)`` changes a sample as the loaders leave it (``points``, ``img``,
+    ``lidar2cam``...), takes random numbers from ``rng`` only, and returns as a dict the fields of a ``FailureRecord``
+    that say what it did.
 
     Args:
         name (str): of the failure.
         usage (str | None): see :class:`RegisteredFailure`; default: the name.
-        make (Callable | None): likewise; default: the class without arguments.
+        make (Callable | None): likewise; default: the class, with ``severity`` if it has severities.
+        severities (Sequence[int]): likewise; cases name one of them after '@'.
     """
 
     def register(cls):
         if name in FAILURES:
             raise ValueError(f'there is a sensor failure {name!r} already')
-        FAILURES[name] = RegisteredFailure(usage or name, make or (lambda: cls()))
+        default = (lambda severity: cls(severity)) if severities else (lambda: cls())
+        levels = f'@{"|".join(map(str, severities))}' if severities else ''
+        FAILURES[name] = RegisteredFailure(f'{usage or name}{levels}', make or default, tuple(severities))
         return cls
 
     return register
