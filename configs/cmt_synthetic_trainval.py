@@ -1,4 +1,4 @@
-# The baseline from scratch on a larger synthetic set, as checkpoints/cmt_synthetic.pth was trained.
+# The baselines from scratch on a larger synthetic set, as those in checkpoints/ were trained: one run each, seeds 0 to 2.
 _base_ = './cmt_synthetic.py'
 data_root = 'data/nuscenes_synthetic_trainval/'
 train_infos = data_root + 'nuscenes_infos_train.pkl'
@@ -7,3 +7,4 @@ data = dict(
     train=dict(data_root=data_root, ann_file=train_infos),
     val=dict(data_root=data_root, ann_file=val_infos),
     test=dict(data_root=data_root, ann_file=val_infos))
+total_epochs = 7
