@@ -14,6 +14,8 @@ from .info_records import (
     load_infos,
     rebased,
 )
+from .other_samples import OtherSamples, needs_other_samples
+from .training_samples import training_sample
 
 _SWEEP_LOADERS = ('LoadPointsFromMultiSweeps', 'LoadPointsFromMultiSweepsWithRings')
 
@@ -69,6 +71,10 @@ class CustomNuScenesDataset(NuScenesDataset):
                 check_camera_counts(self.ann_file, {info['token']: len(info['cams']) for info in infos})
         return infos
 
+    def __getitem__(self, index):
+        """A sample as the pipeline leaves it; in training, one with ground truth, see `training_sample`."""
+        return self.prepare_test_data(index) if self.test_mode else training_sample(self, index)
+
     def get_data_info(self, index):
         """Describe one sample to the pipeline.
 
@@ -88,6 +94,8 @@ class CustomNuScenesDataset(NuScenesDataset):
                 img_timestamp=[camera['timestamp'] / 1e6 for camera in cameras],
                 **camera_matrices([_lidar2cam(camera) for camera in cameras],
                                   [camera['cam_intrinsic'] for camera in cameras]))
+        if needs_other_samples(self):
+            data_info['other_samples'] = OtherSamples(self, index)
         if self.load_failure_boxes:
             data_info['failure_boxes'] = self.get_ann_info(index)['gt_bboxes_3d']
         if self.return_gt_info:
