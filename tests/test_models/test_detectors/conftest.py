@@ -70,7 +70,9 @@ def make_data():
             boxes.append(LiDARInstance3DBoxes(values, box_dim=9))
             labels.append(torch.randint(10, (count, ), generator=generator))
         metas = [dict(lidar2img=camera_matrices(index), pad_shape=[(*IMAGE_SIZE, 3)] * 6,
-                      box_type_3d=LiDARInstance3DBoxes) for index in range(len(points))]
+                      box_type_3d=LiDARInstance3DBoxes, img_norm_cfg=dict(
+                          mean=np.float32([103.53, 116.28, 123.675]), std=np.float32([57.375, 57.12, 58.395]),
+                          to_rgb=False)) for index in range(len(points))]
         return dict(points=points, img=img, img_metas=metas, gt_bboxes_3d=boxes, gt_labels_3d=labels)
 
     return make

@@ -23,7 +23,9 @@ def gradients(detector, data, impl):
     return total.item(), {name: p.grad.clone() for name, p in detector.named_parameters()}
 
 
-@pytest.mark.parametrize('mode', [dict(), dict(aqr_per_view=True),
+@pytest.mark.parametrize('mode', [dict(), dict(aqr_per_view=True), dict(aqr_stand_ins=True),
+                                  dict(aqr_stand_ins=True, aqr_per_view=True, aqr_strength_per_head=True,
+                                       aqr_weight_map='log_gate'),
                                   dict(aqr_use_local_bias=True, aqr_local_window_size=dict(lidar=5, camera=15))])
 def test_several_states_along_a_run(make_detector, make_data, mode):
     detector = make_detector(enable_aqr=True, **mode)

@@ -13,8 +13,10 @@ from torch import nn
 
 from ...core.arguments import check_count, check_factor
 from ...core.bbox.box_encoding import with_gravity_center
+from ...core.bbox.class_selection import select_classes
 from ...core.finite import require_finite
 from ..utils.aqr import AQR, AQROptions, build_aqr_parts
+from ..utils.evaluating import evaluating
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.token_layout import TokenLayout
 from ..utils.transformer.denoising import DenoisingQueries
@@ -99,6 +101,7 @@ class CmtHead(BaseModule):
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
         self.fp16_enabled = False
+        self._reported_classes = None
         self.bbox_coder = build_bbox_coder(bbox_coder)
         self.pc_range = list(self.bbox_coder.pc_range)
         self.bev_cell_size = self._bev_cell_size(downsample_scale)
@@ -183,7 +186,7 @@ class CmtHead(BaseModule):
                                   (self.rv_embedding, self._encode_rays(rays))):
             embedding[-2].bias.sub_(embedding[:-1](inputs).mean(dim=0))
 
-    def forward(self, pts_feats, img_feats=None, img_metas=None):
+    def forward(self, pts_feats, img_feats=None, img_metas=None, blank_feats=None):
         """Predict.
 
         Args:
@@ -191,6 +194,8 @@ class CmtHead(BaseModule):
             img_feats (Sequence[Tensor | None] | None): camera features (B * V, C, h, w); the first level is used.
             img_metas (list[dict]): per sample ``lidar2img`` and ``pad_shape`` and, in training, ``gt_bboxes_3d``
                 and ``gt_labels_3d`` (DataContainers) for the denoising queries.
+            blank_feats (tuple[Sequence[Tensor], Sequence[Tensor]] | None): BEV and camera features of sensors that show
+                nothing, shaped as the others; needed with ``aqr_stand_ins``, see ``CmtDetector.blank_features``.
 
         Returns:
             tuple[list[dict]]: per task a list with one dict: branches (L, B, Q, channels), denoising ones after
@@ -218,10 +223,22 @@ class CmtHead(BaseModule):
 
         decoded, _ = self.transformer(x, x_img, query_embed, bev_pos_embed, rv_pos_embed,
                                       attn_masks=None if denoising is None else denoising.attn_mask,
-                                      aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias))
+                                      aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias),
+                                      stand_ins=None if bias is None else self._stand_ins(blank_feats))
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)]
                      for head in self.task_heads)
+
+    def _stand_ins(self, blank_feats):
+        """Features (x, x_img) of blank sensors as the decoder takes them, None without stand-ins."""
+        if not self.aqr_options.stand_ins:
+            return None
+        if blank_feats is None:
+            raise ValueError('aqr_stand_ins=True needs blank_feats, the features of blank sensors: see '
+                             'CmtDetector.blank_features')
+        x, x_img = (feats[0] for feats in blank_feats)
+        with torch.no_grad(), evaluating(self.shared_conv):  # the statistics of BatchNorm are of sensors that work
+            return self.shared_conv(x), x_img
 
     def _make_denoising(self, img_metas):
         if self.denoising.num_groups == 0:
@@ -357,6 +374,8 @@ class CmtHead(BaseModule):
     def get_bboxes(self, preds_dicts, img_metas, rescale=False):
         """Detections per sample: [boxes (``box_type_3d`` of the sample), scores (N,), labels (N,)].
 
+        Labels are positions among the classes of all tasks, or among those of :meth:`report_classes`.
+
         ``rescale`` is mmdet's convention and has no effect: 3D boxes are metric.
 
         Raises:
@@ -372,8 +391,20 @@ class CmtHead(BaseModule):
         for decoded, meta in zip(detections, img_metas):
             boxes = decoded['bboxes'].clone()
             boxes[:, 2] -= boxes[:, 5] / 2  # gravity center -> bottom center
-            results.append([meta['box_type_3d'](boxes, boxes.shape[-1]), decoded['scores'], decoded['labels']])
+            result = meta['box_type_3d'](boxes, boxes.shape[-1]), decoded['scores'], decoded['labels']
+            if self._reported_classes is not None:
+                own = [name for names in self.class_names for name in names]
+                result = select_classes(*result, own, self._reported_classes)
+            results.append(list(result))
         return results
+
+    def report_classes(self, names):
+        """Return detections of some classes alone from now on.
+
+        Args:
+            names (Sequence[str]): of `class_names`; labels of detections become positions among them.
+        """
+        self._reported_classes = list(names)
 
 
 def _unwrap(value):

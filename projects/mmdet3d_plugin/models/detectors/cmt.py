@@ -13,6 +13,7 @@ from ...core.arguments import check_names
 from ...core.bbox.box_encoding import with_gravity_center
 from ..dense_heads.auxiliary_head import camera_presence, lidar_presence
 from ..utils.grid_mask import GridMask
+from .blank_features import BlankFeatures
 
 
 @DETECTORS.register_module()
@@ -61,6 +62,8 @@ class CmtDetector(MVXTwoStageDetector):
         self.grid_mask = GridMask(True, True, rotate=1, offset=False, ratio=0.5, mode=1, prob=0.7)
         if isinstance(train_only, str):
             raise TypeError(f'train_only must be a list of parameter-name prefixes, got the string {train_only!r}')
+        options = self.pts_bbox_head.aqr_options if head.get('enable_aqr') else None
+        self._blank_features = BlankFeatures(options.blank_points) if options and options.stand_ins else None
         self.train_only = tuple(train_only) if train_only is not None else None
         if self.train_only is not None:
             self._freeze()
@@ -113,6 +116,23 @@ class CmtDetector(MVXTwoStageDetector):
         x = self.pts_backbone(x)
         return self.pts_neck(x) if self.with_pts_neck else x
 
+    def blank_features(self, points, img, img_metas):
+        """What the head needs of sensors that show nothing, see :class:`BlankFeatures`.
+
+        Args:
+            points (list[Tensor] | None): per sample (N, D).
+            img (Tensor | None): (B, V, 3, H, W).
+            img_metas (list[dict]): per sample.
+
+        Returns:
+            tuple[list[Tensor], list[Tensor]] | None: BEV and camera features; None for a head without stand-ins, or
+            where a sensor is absent, so that nothing is routed.
+        """
+        if self._blank_features is None or points is None or img is None:
+            return None
+        img_feats, pts_feats = self._blank_features(self, points[0], img, img_metas)
+        return pts_feats, img_feats
+
     @torch.no_grad()
     @force_fp32()
     def voxelize(self, points):
@@ -164,7 +184,8 @@ class CmtDetector(MVXTwoStageDetector):
             meta.setdefault('gt_bboxes_3d', boxes)
             meta.setdefault('gt_labels_3d', labels)
         img_feats, pts_feats = self.extract_feat(points, img, img_metas)
-        losses = self.forward_pts_train(pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas)
+        losses = self.forward_pts_train(pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas,
+                                        self.blank_features(points, img, img_metas))
         if pts_feats is not None and 'bev' in self.auxiliary_heads:
             losses.update(self._auxiliary_losses('bev', pts_feats, lidar_presence(points), gt_bboxes_3d, gt_labels_3d,
                                                  img_metas))
@@ -182,9 +203,9 @@ class CmtDetector(MVXTwoStageDetector):
         return {f'loss_aux_{name}_{part}': value for part, value in losses.items()}
 
     @force_fp32(apply_to=('pts_feats', 'img_feats'))
-    def forward_pts_train(self, pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas):
+    def forward_pts_train(self, pts_feats, img_feats, gt_bboxes_3d, gt_labels_3d, img_metas, blank_feats=None):
         """Losses of the head on extracted features."""
-        outs = self.pts_bbox_head(pts_feats, img_feats, img_metas)
+        outs = self.pts_bbox_head(pts_feats, img_feats, img_metas, blank_feats)
         return self.pts_bbox_head.loss(gt_bboxes_3d, gt_labels_3d, outs, img_metas)
 
     def forward_test(self, points=None, img_metas=None, img=None, rescale=False):
@@ -201,12 +222,14 @@ class CmtDetector(MVXTwoStageDetector):
     def simple_test(self, points, img_metas, img=None, rescale=False):
         """Per sample ``dict(pts_bbox=dict(boxes_3d, scores_3d, labels_3d))``."""
         img_feats, pts_feats = self.extract_feat(points, img, img_metas)
-        return [dict(pts_bbox=boxes) for boxes in self.simple_test_pts(pts_feats, img_feats, img_metas, rescale)]
+        blank_feats = self.blank_features(points, img, img_metas)
+        return [dict(pts_bbox=boxes)
+                for boxes in self.simple_test_pts(pts_feats, img_feats, img_metas, rescale, blank_feats)]
 
     @force_fp32(apply_to=('x', 'x_img'))
-    def simple_test_pts(self, x, x_img, img_metas, rescale=False):
+    def simple_test_pts(self, x, x_img, img_metas, rescale=False, blank_feats=None):
         """Detections of the head on extracted features."""
-        outs = self.pts_bbox_head(x, x_img, img_metas)
+        outs = self.pts_bbox_head(x, x_img, img_metas, blank_feats)
         return [bbox3d2result(*result) for result in self.pts_bbox_head.get_bboxes(outs, img_metas, rescale=rescale)]
 
 

@@ -19,8 +19,15 @@ def linear_map(weights, strength):
     return (weights - 0.5) * 2 * strength
 
 
+def log_gate_map(weights, strength):
+    """Log of the gate ``min(1, 2 weight)``, at least ``-strength``: a sensor that is distrusted loses that share of its
+    attention, one that is trusted gains nothing (docs/design.md, "Stand-ins").
+    """
+    return (2 * weights).clamp(min=torch.finfo(weights.dtype).tiny, max=1).log().clamp(min=-strength)
+
+
 # Ways from weights (B, Q) in [0, 1] and a strength >= 0 to a bias in [-strength, strength], 0 at weight 0.5.
-WEIGHT_MAPS = dict(linear=linear_map)
+WEIGHT_MAPS = dict(linear=linear_map, log_gate=log_gate_map)
 
 
 class AttentionBiasGenerator(nn.Module):

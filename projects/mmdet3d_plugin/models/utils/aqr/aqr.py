@@ -18,6 +18,7 @@ from .bias_strength_per_head import BiasStrengthPerHead
 from .routing_record import RoutingRecord
 from .supervision import routing_loss, routing_targets
 
+BLANK_POINTS = ('origin', 'none')
 PREFIX = 'aqr_'  # of a head's arguments, attributes and state-dict keys that belong to AQR
 
 
@@ -35,6 +36,10 @@ class AQROptions:
         bias_denoising (bool): False leaves denoising queries neutral.
         bias_clip (float | None): see :class:`AttentionBiasGenerator`.
         weight_map (str): how weights become a bias, see :class:`AttentionBiasGenerator`.
+        stand_ins (bool): what a negative bias takes from a sensor goes to that sensor's blank tokens
+            (:func:`with_stand_ins`), not to the other sensor; for whole segments only.
+        blank_points (str): what a blank LiDAR gives, of ``BLANK_POINTS``: points at the 'origin', as CMT's training has
+            them, or 'none'.
         strength_per_head (bool): learn a factor of the strength for every layer and head
             (:class:`BiasStrengthPerHead`).
         loss_weight (float): weight >= 0 of ``loss_aqr``, which teaches the router where simulated failures struck
@@ -53,6 +58,8 @@ class AQROptions:
     bias_denoising: bool = True
     bias_clip: Optional[float] = None
     weight_map: str = 'linear'
+    stand_ins: bool = False
+    blank_points: str = 'origin'
     strength_per_head: bool = False
     loss_weight: float = 0.0
     router: Optional[Dict] = None
@@ -66,6 +73,11 @@ class AQROptions:
         check_windows(self.local_window_size, f'{PREFIX}local_window_size')
         check_bias_clip(self.bias_clip)
         check_weight_map(self.weight_map)
+        if self.blank_points not in BLANK_POINTS:
+            raise ValueError(f'{PREFIX}blank_points must be one of {BLANK_POINTS}, got {self.blank_points!r}')
+        if self.stand_ins and self.use_local_bias:
+            raise ValueError(f'{PREFIX}stand_ins=True needs whole segments, but {PREFIX}use_local_bias=True biases '
+                             f'windows; {PREFIX}per_view=True biases the views that see a query')
         check_factor(f'{PREFIX}loss_weight', self.loss_weight)
 
     @classmethod

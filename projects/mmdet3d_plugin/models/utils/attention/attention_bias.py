@@ -1,5 +1,6 @@
 """The compact form of the attention bias: a few numbers per query instead of a (B, Q, F) tensor."""
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
@@ -17,7 +18,8 @@ class AttentionBias:
     where the segment does not see the query.
 
     Attributes:
-        values: (B, Q, S), or (B, heads, Q, S) for a bias of its own per head; the only part with a gradient.
+        values: (B, Q, S), or (B, heads, Q, S) for a bias of its own per head; the only part with a gradient. -inf takes
+            a segment out, as long as the query has another one.
         shapes: (height, width) of each segment.
         cells: (B, Q, S, 2) int64 (row, col), None for a bias without windows.
         seen: (B, Q, S) bool, the segment has a window for the query.
@@ -31,11 +33,15 @@ class AttentionBias:
     windows: Optional[Tuple[Optional[int], ...]] = None
 
     def __post_init__(self):
-        if not torch.isfinite(self.values).all():
-            raise ValueError('values must be finite: a bias forbids nothing, use a mask for that')
+        if not (self.values < math.inf).all():  # NaN neither
+            raise ValueError('values must be finite, or -inf for a segment that a query does not attend to')
+        if self.is_local and not torch.isfinite(self.values).all():
+            raise ValueError('values must be finite beside windows, which scale them')
         if self.values.dim() not in (3, 4) or self.values.shape[-1] != len(self.shapes):
             raise ValueError(f'values must be (B, Q, S) or (B, heads, Q, S) with S = {len(self.shapes)} segments, got '
                              f'{tuple(self.values.shape)}')
+        if not (self.values > -math.inf).any(dim=-1).all():
+            raise ValueError('values: a query has -inf on all segments and nothing left to attend to')
         parts = {name: getattr(self, name) is not None for name in ('cells', 'seen', 'windows')}
         if len(set(parts.values())) != 1:
             raise ValueError('cells, seen and windows go together, got '

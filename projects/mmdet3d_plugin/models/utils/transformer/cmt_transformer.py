@@ -10,6 +10,7 @@ from torch import nn
 
 from ....core.arguments import check_names
 from ..attention.attention_bias import AttentionBias
+from ..attention.stand_ins import takes_anything, with_stand_ins
 from ..token_layout import TokenLayout
 
 
@@ -68,7 +69,7 @@ class CmtTransformer(BaseModule):
             attn.in_proj_bias[:2 * self.embed_dims] = 0
 
     def forward(self, x, x_img, query_embed, bev_pos_embed, rv_pos_embed, attn_masks=None, aqr_attention_bias=None,
-                reg_branch=None):
+                reg_branch=None, stand_ins=None):
         """Decode queries.
 
         Args:
@@ -82,13 +83,17 @@ class CmtTransformer(BaseModule):
             aqr_attention_bias (AttentionBias | Tensor | Sequence | None): (B, Q, F), added to the cross-attention
                 scores of every layer; or a list with one AttentionBias for each, (B, Q, F) or (B, heads, Q, F).
             reg_branch: must be None; CMT does not refine boxes between layers.
+            stand_ins (tuple[Tensor, Tensor] | None): features of a blank LiDAR and of blank cameras, shaped as ``x``
+                and ``x_img``: what a negative bias takes from a sensor goes to these, at the same positions, see
+                :func:`with_stand_ins`. None: it goes to the other tokens.
 
         Returns:
-            tuple[Tensor, Tensor]: (L, B, Q, C) decoded queries and (F, B, C) tokens.
+            tuple[Tensor, Tensor]: (L, B, Q, C) decoded queries and (F, B, C) tokens, without stand-ins.
 
         Raises:
             TypeError: for ``attn_masks`` of another type.
-            ValueError: for masks that do not fit, or a ``reg_branch``.
+            ValueError: for masks that do not fit, a ``reg_branch``, or stand-ins without compact biases of whole
+                segments.
         """
         if reg_branch is not None:
             raise ValueError('reg_branch: CMT does not refine boxes between decoder layers, only None is allowed')
@@ -101,12 +106,19 @@ class CmtTransformer(BaseModule):
         if x_img is not None:
             views = rv_pos_embed.unflatten(0, (batch, -1)).permute(1, 2, 3, 0, 4)  # (V, h, w, B, C)
             positions.append(views.flatten(0, 2))
+        keys, key_pos, bias = memory, torch.cat(positions), aqr_attention_bias
+        if stand_ins is not None and bias is not None:
+            _check_stand_ins(stand_ins, (x, x_img), bias)
+            if any(map(takes_anything, _as_list(bias))):  # else they would have no mass, at twice the cost
+                bias = [with_stand_ins(each) for each in bias] if isinstance(bias, (list, tuple)) \
+                    else with_stand_ins(bias)
+                keys = torch.cat([memory, layout.flatten(*stand_ins, batch)])  # (2 F, B, C)
+                key_pos = key_pos.repeat(2, 1, 1)
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
-        masks = self._layer_masks(attn_masks, aqr_attention_bias,
-                                  (batch, query_embed.shape[1], layout.num_tokens))
+        masks = self._layer_masks(attn_masks, bias, (batch, query_embed.shape[1], len(keys)))
         query = torch.zeros_like(query_pos) if self.query_start is None else self.query_start(query_pos)
         out = self.decoder(
-            query=query, key=memory, value=memory, query_pos=query_pos, key_pos=torch.cat(positions), layer_masks=masks)
+            query=query, key=keys, value=keys, query_pos=query_pos, key_pos=key_pos, layer_masks=masks)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
     def _layer_masks(self, attn_masks, bias, shape):
@@ -155,6 +167,20 @@ class CmtTransformer(BaseModule):
                 raise ValueError(f'aqr_attention_bias must be (B, Q, F) = {shape}, got {tuple(bias.shape)}')
             masks[cross_slot] = _add_mask(bias, masks[cross_slot])
         return masks
+
+
+def _as_list(bias):
+    return bias if isinstance(bias, (list, tuple)) else [bias]
+
+
+def _check_stand_ins(stand_ins, features, bias):
+    """Raise ValueError where stand-ins do not go with features (x, x_img) and bias."""
+    shapes = [tuple(tuple(each.shape) for each in group if each is not None) for group in (stand_ins, features)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f'stand_ins must have the shapes of x and x_img, {shapes[1]}, got {shapes[0]}')
+    if not all(isinstance(each, AttentionBias) for each in _as_list(bias)):
+        raise ValueError('stand_ins need the bias as AttentionBias, got '
+                         f'{sorted({type(each).__name__ for each in _as_list(bias)})}')
 
 
 def _add_mask(bias, mask):

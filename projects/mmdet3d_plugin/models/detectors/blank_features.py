@@ -1,0 +1,70 @@
+"""What a detector's branches see of sensors that show nothing: the features of stand-ins
+(docs/design.md, "Stand-ins")."""
+import numpy as np
+import torch
+
+from ..utils.evaluating import evaluating
+
+
+class BlankFeatures:
+    """Features of black images and of an empty cloud, computed anew whenever weights of the branches change.
+
+    Images are black before normalization, as CMT's masked-modal training has them. Points are as that training has
+    them, all at the origin ('origin'), or there are none ('none'). BatchNorm uses its running statistics, no image is
+    masked, and no gradient flows.
+
+    Args:
+        points (str): 'origin' or 'none'.
+    """
+
+    def __init__(self, points):
+        self.points = points
+        self._state, self._features = None, None
+
+    @torch.no_grad()
+    def __call__(self, detector, cloud, img, img_metas):
+        """Blank features for a batch.
+
+        Args:
+            detector (CmtDetector): with both branches.
+            cloud (Tensor): (N, D) any points of the batch, for their number of values.
+            img (Tensor): (B, V, 3, H, W) the batch's images, for their size.
+            img_metas (list[dict]): B dicts with ``img_norm_cfg``.
+
+        Returns:
+            tuple[list[Tensor], list[Tensor]]: camera features (B * V, C, h, w) and BEV features (B, C, H, W).
+
+        Raises:
+            ValueError: if ``img_metas`` do not say how images were normalized.
+        """
+        black = _black_image(img, img_metas)
+        state = _weights_state(detector), cloud.shape[1], cloud.device, black.shape, black[:, 0, 0].tolist()
+        if state != self._state:
+            points = cloud.new_zeros(detector.pts_voxel_layer.max_num_points if self.points == 'origin' else 0,
+                                     cloud.shape[1])
+            with evaluating(detector):
+                features = detector.extract_feat([points], black[None, None], [dict(img_metas[0])])
+            self._state, self._features = state, features
+        views = img.shape[0] * img.shape[1]
+        return tuple([level.expand(count, *level.shape[1:]) for level in levels]
+                     for levels, count in zip(self._features, (views, img.shape[0])))
+
+
+def _black_image(img, img_metas):
+    """(3, H, W) a black image as normalization and padding leave it."""
+    norm = img_metas[0].get('img_norm_cfg')
+    if norm is None:
+        raise ValueError("img_metas lack 'img_norm_cfg', which says what a black image is after normalization: it must "
+                         'be among the meta_keys of Collect3D')
+    level = torch.as_tensor(-norm['mean'] / norm['std'], dtype=img.dtype, device=img.device)
+    shape = img_metas[0].get('img_shape', img.shape[-2:])
+    height, width = (shape[0] if np.ndim(shape[0]) else shape)[:2]  # a list of shapes, or one for all
+    black = img.new_zeros(3, *img.shape[-2:])
+    black[:, :height, :width] = level.view(3, 1, 1)
+    return black
+
+
+def _weights_state(detector):
+    """Changes whenever a parameter or a statistic of the branches does."""
+    return tuple((tensor.data_ptr(), tensor._version) for name, tensor in
+                 (*detector.named_parameters(), *detector.named_buffers()) if not name.startswith('pts_bbox_head'))

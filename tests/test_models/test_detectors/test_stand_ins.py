@@ -1,0 +1,143 @@
+"""Stand-ins in the whole detector: neutral start, full distrust, and features of blank sensors that are never stale."""
+import copy
+
+import pytest
+import torch
+
+LIDAR, CAMERAS = 0, 1
+
+
+def outputs(detector, data, pts_feats=None, img_feats=None):
+    """Branches of the last layer, with other features in place of the batch's where given."""
+    with torch.no_grad():
+        img_feats_own, pts_feats_own = detector.extract_feat(data['points'], data['img'], data['img_metas'])
+        blank = detector.blank_features(data['points'], data['img'], data['img_metas'])
+        out, = detector.pts_bbox_head(pts_feats or pts_feats_own, img_feats or img_feats_own, data['img_metas'],
+                                      *([blank] if blank is not None else []))
+    return {name: value[-1] for name, value in out[0].items() if isinstance(value, torch.Tensor)}
+
+
+def louder(detector):
+    """The LiDAR branch of a fresh small detector says next to nothing."""
+    torch.nn.init.constant_(detector.pts_bbox_head.shared_conv.bn.weight, 3e3)
+    return detector
+
+
+def distrust(detector, sensor, amount=100.0):
+    """Let the router give one sensor a weight of sigmoid(-amount) everywhere, the other one 0.5."""
+    last = detector.pts_bbox_head.aqr_router.mlp[-1]
+    torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([-amount, 0.0] if sensor == LIDAR else [0.0, -amount]))
+
+
+@pytest.mark.parametrize('options', [dict(), dict(aqr_per_view=True), dict(aqr_weight_map='log_gate'),
+                                     dict(aqr_strength_per_head=True)], ids=str)
+def test_neutral_start_is_exact(make_detector, make_data, options):
+    data = make_data()
+    plain = make_detector().eval()
+    expected = outputs(plain, data)
+    detector = make_detector(enable_aqr=True, aqr_stand_ins=True, **options).eval()
+    missing, unexpected = detector.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all('.aqr_' in name for name in missing)
+    found = outputs(detector, data)
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
+    # With weights of exactly 0.5 the option changes nothing, bit for bit.
+    without = make_detector(enable_aqr=True, **options).eval()
+    without.load_state_dict(detector.state_dict())
+    for name, value in outputs(without, data).items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize('sensor', [LIDAR, CAMERAS], ids=['LiDAR', 'cameras'])
+@pytest.mark.parametrize('options', [dict(), dict(aqr_weight_map='log_gate', aqr_bias_strength=60.0)], ids=str)
+def test_full_distrust_decodes_as_if_the_sensor_were_blank(make_detector, make_data, sensor, options):
+    data = make_data()
+    plain = louder(make_detector().eval())
+    detector = make_detector(enable_aqr=True, aqr_stand_ins=True, **dict(dict(aqr_bias_strength=1e4), **options)).eval()
+    detector.load_state_dict(plain.state_dict(), strict=False)
+    distrust(detector, sensor)
+    blank_pts, blank_img = detector.blank_features(data['points'], data['img'], data['img_metas'])
+    blank = dict(pts_feats=blank_pts) if sensor == LIDAR else dict(img_feats=blank_img)
+    expected, clean = outputs(plain, data, **blank), outputs(plain, data)
+    for name, value in outputs(detector, data).items():
+        assert (value - expected[name]).abs().max() <= 1e-5 * max(1, expected[name].abs().max()), name
+    assert (expected['cls_logits'] - clean['cls_logits']).abs().max() > 1e-3  # there is something to see
+
+
+def test_half_distrust_lies_between(make_detector, make_data):
+    """And differs from the plain bias, which gives the mass to the other sensor."""
+    data = make_data()
+    results = {}
+    for stand_ins in (True, False):
+        detector = make_detector(enable_aqr=True, aqr_stand_ins=stand_ins).eval()
+        distrust(detector, LIDAR, amount=1.0)
+        results[stand_ins] = outputs(detector, data)['cls_logits']
+    assert (results[True] - results[False]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize('points', ['origin', 'none'])
+def test_blank_features_are_those_of_blank_inputs(make_detector, make_data, points):
+    detector = make_detector(enable_aqr=True, aqr_stand_ins=True, aqr_blank_points=points).eval()
+    data = make_data()
+    norm = data['img_metas'][0]['img_norm_cfg']
+    black = torch.as_tensor(-norm['mean'] / norm['std']).view(3, 1, 1).expand_as(data['img'][0, 0])
+    img = black.expand_as(data['img']).contiguous()
+    clouds = [torch.zeros(500 if points == 'origin' else 0, 5) for _ in data['points']]
+    with torch.no_grad():
+        expected_img, expected_pts = detector.extract_feat(clouds, img, data['img_metas'])
+    pts, image = detector.blank_features(data['points'], data['img'], data['img_metas'])
+    torch.testing.assert_close(pts[0], expected_pts[0])
+    torch.testing.assert_close(image[0], expected_img[0])
+
+
+def test_blank_features_follow_the_weights(make_detector, make_data):
+    detector, data = make_detector(enable_aqr=True, aqr_stand_ins=True).eval(), make_data()
+    arguments = data['points'], data['img'], data['img_metas']
+    first = [each[0].clone() for each in detector.blank_features(*arguments)]
+    again = detector.blank_features(*arguments)
+    assert all(torch.equal(a, b[0]) for a, b in zip(first, again))
+    other = make_detector(seed=1, enable_aqr=True, aqr_stand_ins=True).eval()
+    detector.load_state_dict(other.state_dict())
+    fresh = other.blank_features(*arguments)
+    for new, expected in zip(detector.blank_features(*arguments), fresh):
+        assert torch.equal(new[0], expected[0])
+    assert not torch.equal(detector.blank_features(*arguments)[1][0], first[1])
+    twin = copy.deepcopy(detector)
+    with torch.no_grad():
+        twin.img_neck.lateral_convs[0].conv.weight.mul_(2)
+    assert not torch.equal(twin.blank_features(*arguments)[1][0], detector.blank_features(*arguments)[1][0])
+
+
+def test_a_training_step_leaves_statistics_to_the_batch(make_detector, make_data):
+    """Blank inputs never reach the running statistics of BatchNorm, and no gradient flows through them."""
+    data = make_data()
+    states = []
+    for stand_ins in (True, False):
+        detector = make_detector(enable_aqr=True, aqr_stand_ins=stand_ins)
+        distrust(detector, LIDAR, amount=0.5)
+        torch.manual_seed(3)
+        losses = detector.train()(return_loss=True, **copy.deepcopy(data))
+        sum(losses.values()).backward()
+        states.append(dict(detector.named_buffers()))
+        assert all(module.training for module in detector.modules())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_mistakes(make_detector, make_data):
+    with pytest.raises(ValueError, match='aqr_stand_ins=True needs whole segments'):
+        make_detector(enable_aqr=True, aqr_stand_ins=True, aqr_use_local_bias=True)
+    with pytest.raises(ValueError, match='aqr_blank_points must be one of'):
+        make_detector(enable_aqr=True, aqr_stand_ins=True, aqr_blank_points='somewhere')
+    with pytest.raises(TypeError, match='aqr_stand_ins must be True or False'):
+        make_detector(aqr_stand_ins=1)
+    detector, data = make_detector(enable_aqr=True, aqr_stand_ins=True).eval(), make_data()
+    img_feats, pts_feats = detector.extract_feat(data['points'], data['img'], data['img_metas'])
+    with pytest.raises(ValueError, match='aqr_stand_ins=True needs blank_feats'):
+        detector.pts_bbox_head(pts_feats, img_feats, data['img_metas'])
+    del data['img_metas'][0]['img_norm_cfg']
+    with pytest.raises(ValueError, match="img_metas lack 'img_norm_cfg'"):
+        detector.simple_test(data['points'], data['img_metas'], data['img'])
