@@ -1,10 +1,15 @@
 """Stand-ins in the whole detector: neutral start, full distrust, and features of blank sensors that are never stale."""
 import copy
 
+import numpy as np
 import pytest
 import torch
 
+from projects.mmdet3d_plugin.core.failure_record import FailureRecord
+
 LIDAR, CAMERAS = 0, 1
+CONFERRING = dict(aqr_router=dict(type='ConferringRouter', hidden_dims=32), aqr_weight_map='log_gate',
+                  aqr_targets='trust')
 
 
 def outputs(detector, data, pts_feats=None, img_feats=None):
@@ -32,7 +37,7 @@ def distrust(detector, sensor, amount=100.0):
 
 
 @pytest.mark.parametrize('options', [dict(), dict(aqr_per_view=True), dict(aqr_weight_map='log_gate'),
-                                     dict(aqr_strength_per_head=True)], ids=str)
+                                     dict(aqr_strength_per_head=True), dict(CONFERRING)], ids=str)
 def test_neutral_start_is_exact(make_detector, make_data, options):
     data = make_data()
     plain = make_detector().eval()
@@ -43,6 +48,8 @@ def test_neutral_start_is_exact(make_detector, make_data, options):
     found = outputs(detector, data)
     for name, value in expected.items():
         assert (found[name] - value).abs().max() <= 1e-5 * max(1, value.abs().max()), name
+    if options == CONFERRING:  # which needs stand-ins
+        return
     # With weights of exactly 0.5 the option changes nothing, bit for bit.
     without = make_detector(enable_aqr=True, **options).eval()
     without.load_state_dict(detector.state_dict())
@@ -127,6 +134,42 @@ def test_a_training_step_leaves_statistics_to_the_batch(make_detector, make_data
         assert torch.equal(value, states[1][name]), name
 
 
+def test_looks_are_the_first_layer_with_one_sensor_blank(make_detector, make_data):
+    detector = louder(make_detector(enable_aqr=True, aqr_stand_ins=True, **CONFERRING).eval())
+    data, seen = make_data(), []
+    detector.pts_bbox_head.aqr_router.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append(kwargs['looks']), with_kwargs=True)
+    outputs(detector, data)
+    looks, = seen
+    first, decoder = [], detector.pts_bbox_head.transformer.decoder
+    decoder.layers[0].register_forward_hook(
+        lambda module, args, out: first.append(decoder.post_norm(out).transpose(0, 1)))
+    pts, img = detector.blank_features(data['points'], data['img'], data['img_metas'])
+    for blank, states in ((dict(img_feats=img), looks.lidar_states), (dict(pts_feats=pts), looks.camera_states)):
+        first.clear()
+        outputs(detector, data, **blank)
+        torch.testing.assert_close(states, first[-1])  # the last pass through the layer is that of detection
+    assert (looks.lidar_states - looks.camera_states).abs().max() > 1e-3
+
+
+def test_the_conferring_router_learns_alone(make_detector, make_data):
+    """One step of the frozen detector: gradients in the router only, denoising queries without a say."""
+    detector = make_detector(enable_aqr=True, aqr_stand_ins=True, aqr_loss_weight=1.0, **CONFERRING,
+                             model=dict(train_only=['pts_bbox_head.aqr_router']))
+    torch.nn.init.normal_(detector.pts_bbox_head.aqr_router.verdict[-1].weight)
+    data, says = make_data(), []
+    for meta in data['img_metas']:
+        meta['failure'] = FailureRecord('lidar_drop', lidar_everywhere=True, views_lost=np.zeros(6, dtype=bool))
+    detector.pts_bbox_head.aqr_router.register_forward_hook(
+        lambda module, args, kwargs, out: says.append(kwargs['has_say']), with_kwargs=True)
+    losses = detector.train()(return_loss=True, **data)
+    losses['loss_aqr'].backward()
+    for name, parameter in detector.named_parameters():
+        assert (parameter.grad is not None and bool(parameter.grad.abs().max() > 0)) == ('aqr_router' in name), name
+    assert says[0].shape[1] > 12 and not says[0][:, :-12].any() and says[0][:, -12:].all()
+    assert detector.training and detector.pts_bbox_head.transformer.training
+
+
 def test_mistakes(make_detector, make_data):
     with pytest.raises(ValueError, match='aqr_stand_ins=True needs whole segments'):
         make_detector(enable_aqr=True, aqr_stand_ins=True, aqr_use_local_bias=True)
@@ -134,6 +177,10 @@ def test_mistakes(make_detector, make_data):
         make_detector(enable_aqr=True, aqr_stand_ins=True, aqr_blank_points='somewhere')
     with pytest.raises(TypeError, match='aqr_stand_ins must be True or False'):
         make_detector(aqr_stand_ins=1)
+    with pytest.raises(ValueError, match='ConferringRouter looks with one sensor at a time'):
+        make_detector(enable_aqr=True, **CONFERRING)
+    with pytest.raises(ValueError, match='aqr_targets must be one of'):
+        make_detector(enable_aqr=True, aqr_targets='truth')
     detector, data = make_detector(enable_aqr=True, aqr_stand_ins=True).eval(), make_data()
     img_feats, pts_feats = detector.extract_feat(data['points'], data['img'], data['img_metas'])
     with pytest.raises(ValueError, match='aqr_stand_ins=True needs blank_feats'):

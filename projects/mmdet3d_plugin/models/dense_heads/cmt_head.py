@@ -1,5 +1,7 @@
 import inspect
 import math
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from mmcv.cnn import ConvModule
@@ -15,7 +17,7 @@ from ...core.arguments import check_count, check_factor
 from ...core.bbox.box_encoding import with_gravity_center
 from ...core.bbox.class_selection import select_classes
 from ...core.finite import require_finite
-from ..utils.aqr import AQR, AQROptions, build_aqr_parts
+from ..utils.aqr import AQR, AQROptions, Looks, build_aqr_parts
 from ..utils.evaluating import evaluating
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.token_layout import TokenLayout
@@ -218,20 +220,22 @@ class CmtHead(BaseModule):
         cameras = self._cameras(img_metas, reference_points, layout)
         query_embed = self._query_embed(reference_points, cameras)
         bev_pos_embed, rv_pos_embed = self._token_embed(cameras, layout, reference_points)
+        stand_ins = None if x is None or x_img is None else self._stand_ins(blank_feats)
+        decode = partial(self.transformer, query_embed=query_embed, bev_pos_embed=bev_pos_embed,
+                         rv_pos_embed=rv_pos_embed, attn_masks=None if denoising is None else denoising.attn_mask)
+        look = partial(self._look, x, x_img, stand_ins, decode)
         x, x_img, bias, routing = self._apply_aqr_modulation(x, x_img, reference_points, img_metas, query_embed,
-                                                             denoising)
+                                                             denoising, look)
 
-        decoded, _ = self.transformer(x, x_img, query_embed, bev_pos_embed, rv_pos_embed,
-                                      attn_masks=None if denoising is None else denoising.attn_mask,
-                                      aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias),
-                                      stand_ins=None if bias is None else self._stand_ins(blank_feats))
+        decoded, _ = decode(x, x_img, aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias),
+                            stand_ins=stand_ins)
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)]
                      for head in self.task_heads)
 
     def _stand_ins(self, blank_feats):
         """Features (x, x_img) of blank sensors as the decoder takes them, None without stand-ins."""
-        if not self.aqr_options.stand_ins:
+        if not (self.enable_aqr and self.aqr_options.stand_ins):
             return None
         if blank_feats is None:
             raise ValueError('aqr_stand_ins=True needs blank_feats, the features of blank sensors: see '
@@ -239,6 +243,21 @@ class CmtHead(BaseModule):
         x, x_img = (feats[0] for feats in blank_feats)
         with torch.no_grad(), evaluating(self.shared_conv):  # the statistics of BatchNorm are of sensors that work
             return self.shared_conv(x), x_img
+
+    def _look(self, x, x_img, stand_ins, decode):
+        """What the queries hold after the first layer with one sensor at a time, the other one blank: ``Looks``."""
+        blank_x, blank_img = (blank.expand_as(own) for blank, own in zip(stand_ins, (x, x_img)))
+        states, logits = [], []
+        is_detached = self.aqr_router.detach
+        # Without gradients what a look shows should not depend on dropout either.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not is_detached), \
+                evaluating(self.transformer) if is_detached else nullcontext():
+            for features in ((x, blank_img), (blank_x, x_img)):
+                decoded, _ = decode(*features, num_layers=1)  # (1, B, Q, C)
+                every_layer = decoded.expand(self.transformer.decoder.num_layers, *decoded.shape[1:])
+                states.append(decoded[0])
+                logits.append(torch.cat([head(every_layer)['cls_logits'][0] for head in self.task_heads], dim=-1))
+        return Looks(*states, *logits)
 
     def _make_denoising(self, img_metas):
         if self.denoising.num_groups == 0:
@@ -283,7 +302,8 @@ class CmtHead(BaseModule):
             rv = self.rv_embedding(self._encode_rays(rays))
         return bev, rv
 
-    def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None):
+    def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None,
+                              look=None):
         """Route queries and turn their weights into a bias; features pass through untouched.
 
         Args:
@@ -293,6 +313,7 @@ class CmtHead(BaseModule):
             img_metas (list[dict]): B.
             query_embed (Tensor | None): (B, P + Q, C), computed from ``reference_points`` if None.
             denoising (DenoisingBatch | None): what the first P queries are.
+            look (Callable | None): see ``AQR.route``.
 
         Returns:
             tuple: ``x`` and ``x_img`` (the same objects), bias (AttentionBias of shape (B, P + Q, F)) or None,
@@ -305,7 +326,7 @@ class CmtHead(BaseModule):
         if query_embed is None:
             query_embed = self._query_embed(reference_points, self._cameras(img_metas, reference_points, layout))
         record = self.aqr.route(query_embed, x, x_img, reference_points, img_metas, self.pc_range, self.bev_cell_size,
-                                layout, denoising, self.training)
+                                layout, denoising, self.training, look)
         return x, x_img, record.bias, record
 
     def _predict_task(self, head, decoded, reference_points, denoising, routing):

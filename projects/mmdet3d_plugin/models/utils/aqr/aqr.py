@@ -16,7 +16,7 @@ from ..attention_bias_generator import (
 )
 from .bias_strength_per_head import BiasStrengthPerHead
 from .routing_record import RoutingRecord
-from .supervision import routing_loss, routing_targets
+from .supervision import TARGETS, routing_loss, routing_targets
 
 BLANK_POINTS = ('origin', 'none')
 PREFIX = 'aqr_'  # of a head's arguments, attributes and state-dict keys that belong to AQR
@@ -44,7 +44,9 @@ class AQROptions:
             (:class:`BiasStrengthPerHead`).
         loss_weight (float): weight >= 0 of ``loss_aqr``, which teaches the router where simulated failures struck
             (:func:`routing_targets`); 0 for no such loss.
-        router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``.
+        targets (str): what the router is taught, of ``TARGETS``.
+        router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``;
+            ``ConferringRouter`` needs ``stand_ins``.
 
     Raises:
         TypeError: for flags that are not True or False.
@@ -62,6 +64,7 @@ class AQROptions:
     blank_points: str = 'origin'
     strength_per_head: bool = False
     loss_weight: float = 0.0
+    targets: str = 'preference'
     router: Optional[Dict] = None
 
     def __post_init__(self):
@@ -75,9 +78,14 @@ class AQROptions:
         check_weight_map(self.weight_map)
         if self.blank_points not in BLANK_POINTS:
             raise ValueError(f'{PREFIX}blank_points must be one of {BLANK_POINTS}, got {self.blank_points!r}')
+        if self.targets not in TARGETS:
+            raise ValueError(f'{PREFIX}targets must be one of {list(TARGETS)}, got {self.targets!r}')
         if self.stand_ins and self.use_local_bias:
             raise ValueError(f'{PREFIX}stand_ins=True needs whole segments, but {PREFIX}use_local_bias=True biases '
                              f'windows; {PREFIX}per_view=True biases the views that see a query')
+        if (self.router or {}).get('type') == 'ConferringRouter' and not self.stand_ins:
+            raise ValueError(f'{PREFIX}router: ConferringRouter looks with one sensor at a time, the other one blank, '
+                             f'and needs {PREFIX}stand_ins=True')
         check_factor(f'{PREFIX}loss_weight', self.loss_weight)
 
     @classmethod
@@ -139,9 +147,10 @@ class AQR:
         self.head_strength = head_strength
         self.bias_denoising = options.bias_denoising
         self.loss_weight = options.loss_weight
+        self.targets = options.targets
 
     def route(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout,
-              denoising=None, training=False):
+              denoising=None, training=False, look=None):
         """Weigh LiDAR against cameras for every query.
 
         Args:
@@ -154,6 +163,7 @@ class AQR:
             bev_cell_size (tuple[float, float]): (x, y) size of a BEV cell, m.
             layout (TokenLayout): of the features.
             denoising (DenoisingBatch | None): what the first P queries are.
+            look (Callable | None): takes nothing, returns the ``Looks`` of the queries; for routers that need them.
             training (bool): weights that are not finite count as neutral; the loss will show them.
 
         Returns:
@@ -163,13 +173,17 @@ class AQR:
             FloatingPointError: not in training, naming the samples whose weights are not finite.
         """
         batch, num_query, _ = reference_points.shape
-        lidar_weights, camera_weights, projections = self.router(
-            query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout)
         pad_size = 0 if denoising is None else denoising.pad_size
         is_learned = torch.arange(num_query, device=reference_points.device) >= pad_size
         is_used = torch.ones(batch, num_query, dtype=torch.bool, device=reference_points.device)
         if denoising is not None:
             is_used[:, :pad_size] = denoising.occupied
+        evidence = {}
+        if getattr(self.router, 'needs_looks', False):
+            # Denoising queries know the truth: they are judged, but do not tell on the sensors.
+            evidence = dict(looks=look(), has_say=is_learned.expand(batch, -1))
+        lidar_weights, camera_weights, projections = self.router(
+            query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout, **evidence)
         if training:
             lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
         else:
@@ -204,6 +218,6 @@ class AQR:
             return None
         if img_metas is None:
             raise ValueError('img_metas are needed to supervise the router (aqr_loss_weight > 0)')
-        targets = routing_targets(record, img_metas, pc_range, bev_cell_size)
+        targets = routing_targets(record, img_metas, pc_range, bev_cell_size, self.targets)
         return self.loss_weight * routing_loss(record.lidar_weights, record.camera_weights, targets,
                                                record.is_used & record.is_learned)

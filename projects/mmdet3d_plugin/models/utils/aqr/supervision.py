@@ -13,8 +13,7 @@ class RoutingTargets(NamedTuple):
 
     Attributes:
         lidar_lost, cameras_lost: (B, Q) bool, the sensor is lost at the query's place.
-        weights: (B, Q, 2) LiDAR and camera weight to aim at: (0.5, 0.5) where neither or both are lost, (0, 1) where
-            LiDAR is, (1, 0) where the cameras are.
+        weights: (B, Q, 2) LiDAR and camera weight to aim at, see ``TARGETS``.
         is_known: (B, Q) bool, False in samples whose failure is graded, which gives no target.
     """
 
@@ -24,8 +23,25 @@ class RoutingTargets(NamedTuple):
     is_known: torch.Tensor
 
 
+def preference_targets(lidar_lost, cameras_lost):
+    """Weights that cancel where sensors are alike: (0.5, 0.5) where neither or both are lost, else (0, 1) or (1, 0)."""
+    preference = 0.5 * (cameras_lost.float() - lidar_lost.float())
+    return torch.stack([0.5 + preference, 0.5 - preference], dim=-1)
+
+
+def trust_targets(lidar_lost, cameras_lost):
+    """One minus the probability that a sensor is lost; where both are, (0.5, 0.5): a query needs something to see."""
+    trust = torch.stack([~lidar_lost, ~cameras_lost], dim=-1).float()
+    return torch.where((lidar_lost & cameras_lost).unsqueeze(-1), 0.5, trust)
+
+
+# Ways from what is lost, (B, Q) bool each, to the weights (B, Q, 2) to aim at. Trust goes with the map 'log_gate',
+# which leaves a sensor of weight 1 alone; the linear map would bias both sensors there.
+TARGETS = dict(preference=preference_targets, trust=trust_targets)
+
+
 @torch.no_grad()
-def routing_targets(record, img_metas, pc_range, bev_cell_size):
+def routing_targets(record, img_metas, pc_range, bev_cell_size, targets='preference'):
     """Compare queries with the failure records of their samples.
 
     A query has lost LiDAR where its BEV cell, that is a place up to half a cell from its reference point, lost the
@@ -37,6 +53,7 @@ def routing_targets(record, img_metas, pc_range, bev_cell_size):
         img_metas (list[dict]): B dicts with ``failure`` (FailureRecord).
         pc_range (list[float]): detection range, m.
         bev_cell_size (tuple[float, float]): (x, y) size of a BEV cell, m.
+        targets (str): of ``TARGETS``.
 
     Returns:
         RoutingTargets
@@ -53,9 +70,7 @@ def routing_targets(record, img_metas, pc_range, bev_cell_size):
     lidar_lost = torch.stack([failure.lidar_lost(own, margin) for failure, own in zip(failures, points)])
     seen = record.projections.pts_pers_valid
     cameras_lost = torch.stack([failure.cameras_lost(own) for failure, own in zip(failures, seen)])  # (B, Q)
-    # Both lost: the preferences cancel.
-    preference = 0.5 * (cameras_lost.float() - lidar_lost.float())
-    weights = torch.stack([0.5 + preference, 0.5 - preference], dim=-1)  # (B, Q, 2)
+    weights = TARGETS[targets](lidar_lost, cameras_lost)  # (B, Q, 2)
     is_known = torch.tensor([not failure.is_graded for failure in failures], device=points.device)
     return RoutingTargets(lidar_lost, cameras_lost, weights, is_known.unsqueeze(1).expand_as(lidar_lost))
 

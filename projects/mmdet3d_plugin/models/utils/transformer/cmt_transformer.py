@@ -69,7 +69,7 @@ class CmtTransformer(BaseModule):
             attn.in_proj_bias[:2 * self.embed_dims] = 0
 
     def forward(self, x, x_img, query_embed, bev_pos_embed, rv_pos_embed, attn_masks=None, aqr_attention_bias=None,
-                reg_branch=None, stand_ins=None):
+                reg_branch=None, stand_ins=None, num_layers=None):
         """Decode queries.
 
         Args:
@@ -86,6 +86,7 @@ class CmtTransformer(BaseModule):
             stand_ins (tuple[Tensor, Tensor] | None): features of a blank LiDAR and of blank cameras, shaped as ``x``
                 and ``x_img``: what a negative bias takes from a sensor goes to these, at the same positions, see
                 :func:`with_stand_ins`. None: it goes to the other tokens.
+            num_layers (int | None): decode with the first so many layers, default all.
 
         Returns:
             tuple[Tensor, Tensor]: (L, B, Q, C) decoded queries and (F, B, C) tokens, without stand-ins.
@@ -118,7 +119,8 @@ class CmtTransformer(BaseModule):
         masks = self._layer_masks(attn_masks, bias, (batch, query_embed.shape[1], len(keys)))
         query = torch.zeros_like(query_pos) if self.query_start is None else self.query_start(query_pos)
         out = self.decoder(
-            query=query, key=keys, value=keys, query_pos=query_pos, key_pos=key_pos, layer_masks=masks)
+            query=query, key=keys, value=keys, query_pos=query_pos, key_pos=key_pos, layer_masks=masks,
+            num_layers=num_layers)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
     def _layer_masks(self, attn_masks, bias, shape):

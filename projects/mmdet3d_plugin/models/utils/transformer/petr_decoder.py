@@ -57,16 +57,17 @@ class PETRTransformerDecoder(TransformerLayerSequence):
         attentions = [op for op in self.layers[0].operation_order if op.endswith('attn')]
         return attentions.index(kind)
 
-    def forward(self, query, *args, layer_masks=None, **kwargs):
+    def forward(self, query, *args, layer_masks=None, num_layers=None, **kwargs):
         """(Q, B, C) queries -> (L, Q, B, C), or (1, Q, B, C) without ``return_intermediate``.
 
         Args:
             query (Tensor): (Q, B, C).
             layer_masks (Sequence | None): ``attn_masks`` of each layer, in place of one for all.
+            num_layers (int | None): run the first so many layers, default all.
             args, kwargs: see mmcv's ``BaseTransformerLayer``.
         """
         outputs = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[:num_layers]):
             if layer_masks is not None:
                 kwargs['attn_masks'] = layer_masks[index]
             query = layer(query, *args, **kwargs)

@@ -1,0 +1,121 @@
+"""A router that compares what each sensor alone makes the decoder see, and lets the sensors confer about the fault."""
+from dataclasses import dataclass
+
+import torch
+from mmcv.runner import BaseModule
+from mmdet.models.utils.builder import TRANSFORMER
+from torch import nn
+
+from .query_projection import project_queries
+
+_SENSORS = 2  # LiDAR and cameras
+
+
+@dataclass
+class Looks:
+    """What queries hold after the decoder's first layer when it looks with one sensor, the other one blank
+    (docs/design.md, "Looks and conferring").
+
+    Attributes:
+        lidar_states, camera_states: (B, Q, C), with LiDAR alone and with the cameras alone.
+        lidar_logits, camera_logits: (B, Q, K), class logits of these states.
+    """
+
+    lidar_states: torch.Tensor
+    camera_states: torch.Tensor
+    lidar_logits: torch.Tensor
+    camera_logits: torch.Tensor
+
+
+@TRANSFORMER.register_module()
+class ConferringRouter(BaseModule):
+    """Weighs sensors by two looks per query and a conference of the sensors (docs/design.md, "Looks and conferring").
+
+    Where a sensor lies, nothing at one place in it is wrong: the lie shows by comparison with the other sensor, and who
+    is at fault only by comparing places and views. Each query's evidence is its two states, their product and the best
+    class logit of each. The mean evidence of all queries is the LiDAR token, that of the queries which a view sees the
+    view's token; these confer in a small transformer encoder. A query's verdict comes from its own evidence, the LiDAR
+    token and the mean of the tokens of the views that see it. Its last layer starts at zero: weights of exactly 0.5,
+    neutral.
+
+    Args:
+        embed_dims (int): channels C of the queries.
+        hidden_dims (int): channels of evidence and tokens, divisible by ``num_heads``.
+        num_heads, num_layers (int): of the encoder.
+        detach (bool): no gradient flows from the verdict into the decoder.
+
+    Attributes:
+        needs_looks (bool): True: a head has to give ``looks``.
+
+    Raises:
+        ValueError: for ``hidden_dims`` not divisible by ``num_heads``.
+    """
+
+    needs_looks = True
+
+    def __init__(self, embed_dims, hidden_dims=128, num_heads=4, num_layers=2, detach=True):
+        super().__init__()
+        if hidden_dims % num_heads:
+            raise ValueError(f'hidden_dims must be divisible by num_heads, got {hidden_dims} and {num_heads}')
+        self.detach = detach
+        in_dims = 3 * embed_dims + _SENSORS
+        self.evidence = nn.Sequential(
+            nn.LayerNorm(in_dims), nn.Linear(in_dims, hidden_dims), nn.ReLU(), nn.Linear(hidden_dims, hidden_dims))
+        self.kind = nn.Parameter(torch.zeros(_SENSORS, hidden_dims))  # tells the LiDAR token from those of views
+        layer = nn.TransformerEncoderLayer(hidden_dims, num_heads, 2 * hidden_dims, dropout=0.0, batch_first=True,
+                                           norm_first=True)
+        self.confer = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+        self.verdict = nn.Sequential(
+            nn.LayerNorm(3 * hidden_dims), nn.Linear(3 * hidden_dims, hidden_dims), nn.ReLU(),
+            nn.Linear(hidden_dims, _SENSORS))
+        self._start_neutral()
+
+    def init_weights(self):
+        """Neutral start, whatever a parent's ``init_cfg`` did before (docs/design.md, "Contracts")."""
+        super().init_weights()
+        self._start_neutral()
+
+    def _start_neutral(self):
+        nn.init.normal_(self.kind, std=0.02)
+        nn.init.zeros_(self.verdict[-1].weight)
+        nn.init.zeros_(self.verdict[-1].bias)
+
+    def forward(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout, looks,
+                has_say):
+        """Route queries.
+
+        Args:
+            looks (Looks): of the queries.
+            has_say (Tensor): (B, Q) bool, the query counts in the sensors' tokens; others are judged alone.
+            query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout: as
+                ``AQRWeightGenerator``.
+
+        Returns:
+            tuple[Tensor, Tensor, QueryProjections]: LiDAR and camera weights (B, Q) in [0, 1], float32, and the
+            projections.
+        """
+        projections = project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout)
+        evidence = self._evidence(looks)  # (B, Q, H)
+        seen = projections.pts_pers_valid.to(evidence.dtype)  # (B, Q, V)
+        say = has_say.to(evidence).unsqueeze(-1)  # (B, Q, 1)
+        tokens = _masked_mean(evidence, torch.cat([say, say * seen], dim=-1))  # (B, 1 + V, H)
+        kind = self.kind[[0] + [1] * seen.shape[-1]]  # (1 + V, H)
+        tokens = self.confer(tokens + kind)
+        of_views = _masked_mean(tokens[:, 1:], seen.transpose(1, 2))  # (B, Q, H)
+        of_lidar = tokens[:, :1].expand_as(evidence)
+        logits = self.verdict(torch.cat([evidence, of_lidar, of_views], dim=-1))  # (B, Q, 2)
+        lidar_weights, camera_weights = logits.float().sigmoid().unbind(-1)
+        return lidar_weights, camera_weights, projections
+
+    def _evidence(self, looks):
+        lidar, camera = looks.lidar_states, looks.camera_states
+        best = [logits.amax(dim=-1, keepdim=True) for logits in (looks.lidar_logits, looks.camera_logits)]
+        evidence = torch.cat([lidar, camera, lidar * camera, *best], dim=-1)
+        evidence = evidence.detach() if self.detach else evidence
+        return self.evidence(evidence.to(self.kind))
+
+
+def _masked_mean(values, members):
+    """Means of values (B, N, H) over groups with members (B, N, G) in {0, 1}: (B, G, H), zeros for empty groups."""
+    total = members.transpose(1, 2) @ values
+    return total / members.sum(dim=1).clamp(min=1).unsqueeze(-1)
