@@ -220,8 +220,9 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
     if points is None or img is None:
         raise ValueError(f'samples need points and images for anything to be routed; data.test gives {sorted(batch)}')
     img_feats, pts_feats = model.extract_feat(points, img, metas)
+    blank_feats = model.blank_features(points, img, metas)
     with AttentionRecorder(head, num_queries=1, keep_maps=True) as recorder:
-        outs = head(pts_feats, img_feats, metas)
+        outs = head(pts_feats, img_feats, metas, blank_feats)
     (result, ) = (bbox3d2result(*result) for result in head.get_bboxes(outs, metas))
     routing = outs[0][0]['routing']
     targets = routing_targets(routing, metas, head.pc_range, head.bev_cell_size)

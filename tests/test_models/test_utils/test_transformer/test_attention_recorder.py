@@ -213,6 +213,7 @@ def check(transformer, recorder, inputs, added, self_mask=None, queries=slice(No
         close = {'mass': (record.mass, expected_mass(biased, num_bev)),
                  'mass_unbiased': (record.mass_unbiased, expected_mass(unbiased, num_bev)),
                  'entropy': (record.entropy, expected_entropy(biased)),
+                 'stand_in_mass': (record.stand_in_mass.nan_to_num(), torch.zeros_like(record.mass)),
                  'score_range': (record.score_range, expected_range(scores, added, num_bev))}
         if recorder.keep_maps:
             maps = recorder.attention_maps(layer, record.query_index)
@@ -457,6 +458,32 @@ def test_attention_maps():
         transformer(*inputs)
     with pytest.raises(RuntimeError, match='keep_maps=True'):
         recorder.attention_maps(0, [0])
+
+
+@pytest.mark.parametrize('kind', ['global', 'per view', 'per head'])
+def test_stand_ins(kind):
+    """Their mass apart from that of the tokens; "without the bias" there are none."""
+    transformer, inputs = build().double().eval(), make_inputs()
+    _, bias, _ = make_masks(kind, inputs)
+    attention = transformer.decoder.layers[0].attentions[transformer.decoder.attention_slot('cross_attn')].attn
+    calls = []
+    attention.register_forward_pre_hook(lambda module, args: calls.append(args))
+    with AttentionRecorder(transformer, keep_maps=True) as recorder:
+        transformer(*inputs, aqr_attention_bias=bias, stand_ins=[torch.randn_like(x) for x in inputs[:2]])
+    query, key = (x.transpose(0, 1) for x in calls[0][:2])
+    scores, tokens, num_bev = scores_by_hand(attention, query, key), bias.num_tokens, inputs[0][0, 0].numel()
+    added = bias.dense() if kind == 'per head' else bias.dense()[:, None]
+    taken = (1 - added.clamp(max=0).exp()).log()
+    biased = (scores + torch.cat([added, taken], dim=-1)).softmax(-1)
+    unbiased = scores[..., :tokens].softmax(-1)
+    record, maps = recorder.statistics[0], recorder.attention_maps(0, range(query.shape[0]))
+    torch.testing.assert_close(record.mass, expected_mass(biased[..., :tokens], num_bev))
+    torch.testing.assert_close(record.stand_in_mass, expected_mass(biased[..., tokens:], num_bev))
+    torch.testing.assert_close(record.mass_unbiased, expected_mass(unbiased, num_bev))
+    torch.testing.assert_close(record.entropy, expected_entropy(biased))
+    torch.testing.assert_close(maps.biased, biased[..., :tokens])
+    torch.testing.assert_close(maps.unbiased, unbiased)
+    assert record.stand_in_mass.max() > 0.1
 
 
 @pytest.mark.parametrize('holds', [lambda head: head, lambda head: nn.ModuleDict(dict(pts_bbox_head=head))])

@@ -39,6 +39,8 @@ class AttentionStatistics:
     Attributes:
         mass: (B, q, 2) in [0, 1], share of the attention that goes to each of ``MODALITIES``, mean over heads.
         mass_unbiased: (B, q, 2), the same without the bias.
+        stand_in_mass: (B, q, 2), share that goes to the stand-ins of each, zeros without stand-ins; with ``mass`` it
+            adds up to 1.
         entropy: (B, q) in nats, of the attention over all keys, mean over heads.
         score_range: (2, 2), smallest and largest score of each of ``MODALITIES`` before the bias (q.k / sqrt(d), with
             query-key normalization temperature * cosine), over batch, heads, the q queries and the keys that they may
@@ -49,13 +51,17 @@ class AttentionStatistics:
 
     mass: torch.Tensor
     mass_unbiased: torch.Tensor
+    stand_in_mass: torch.Tensor
     entropy: torch.Tensor
     score_range: torch.Tensor
     query_index: torch.Tensor
 
 
 class AttentionMaps(NamedTuple):
-    """Attention (B, heads, q, F) with the bias and without it, keys in the order of TokenLayout."""
+    """Attention (B, heads, q, F) with the bias and without it, keys in the order of TokenLayout.
+
+    What goes to stand-ins is left out: there, the biased one adds up to less than 1.
+    """
 
     biased: torch.Tensor
     unbiased: torch.Tensor
@@ -145,8 +151,9 @@ class AttentionRecorder:
         attention = self._kept[layer]
         attention = attention.take(torch.as_tensor(queries, dtype=torch.long, device=attention.key.device))
         scores, bias = attention.scores_and_bias()
-        unbiased = scores.softmax(dim=-1)
-        return AttentionMaps(unbiased if bias is None else (scores + bias).softmax(dim=-1), unbiased)
+        tokens = slice(0, self.layout.num_tokens)
+        unbiased = scores[..., tokens].softmax(dim=-1)
+        return AttentionMaps(unbiased if bias is None else (scores + bias).softmax(dim=-1)[..., tokens], unbiased)
 
     def _begin(self, transformer, args, kwargs):
         arguments = inspect.signature(transformer.forward).bind(*args, **kwargs).arguments
@@ -265,7 +272,7 @@ class _Attention:
 
     @property
     def may_forbid(self):
-        """A compact bias is finite."""
+        """A compact bias forbids nothing but stand-ins."""
         return not all(isinstance(mask, AttentionBias) for mask in self.masks)
 
     @property
@@ -307,28 +314,30 @@ def summarize_attention(attention, rows, layout):
     scores_per_query = max(1, attention.key[:, :, 0].numel())
     blocks = [_summarize_block(attention.take(block), layout)
               for block in rows.split(max(1, BLOCK_SCORES // scores_per_query))]
-    mass, mass_unbiased, entropy, low, high = zip(*blocks)
+    mass, mass_unbiased, stand_in_mass, entropy, low, high = zip(*blocks)
     score_range = torch.stack([torch.stack(low).amin(dim=0), torch.stack(high).amax(dim=0)], dim=-1)  # (2, 2)
-    return AttentionStatistics(*(torch.cat(parts, dim=1) for parts in (mass, mass_unbiased, entropy)), score_range,
-                               rows)
+    per_query = (torch.cat(parts, dim=1) for parts in (mass, mass_unbiased, stand_in_mass, entropy))
+    return AttentionStatistics(*per_query, score_range, rows)
 
 
 def _summarize_block(attention, layout):
-    """Mass and unbiased mass (B, q, 2), entropy (B, q), smallest and largest scores (2,)."""
+    """Mass, unbiased mass and mass of stand-ins (B, q, 2), entropy (B, q), smallest and largest scores (2,)."""
     shift, forbids = attention.shift, attention.may_forbid
     scores, bias = (attention if shift is None else dataclasses.replace(attention, masks=())).scores_and_bias()
-    pieces = list(_pieces(shift, layout))
+    pieces = list(_pieces(shift, layout, scores.shape[-1]))
     lse, entropy_within = _moments(scores, pieces)
-    mass_unbiased, entropy = _mixture(lse, entropy_within)
-    mass = mass_unbiased
+    kind = torch.tensor([kind for kind, _, _ in pieces], device=scores.device)
+    member = F.one_hot(kind, 2 * len(MODALITIES)).to(scores.dtype)  # (P, 4)
+    of_tokens = kind < len(MODALITIES)
+    mass, entropy = _mixture(lse.masked_fill(~of_tokens, -math.inf), entropy_within)
+    mass_unbiased = mass
     if shift is not None:
         segments = [segment for _, segment, _ in pieces]
         mass, entropy = _mixture(lse + shift.values[..., segments], entropy_within)
     elif bias is not None:
         mass, entropy = _mixture(*_moments(scores + bias, pieces))
-    modalities = torch.tensor([modality for modality, _, _ in pieces], device=scores.device)
-    member = F.one_hot(modalities, len(MODALITIES)).to(scores.dtype)  # (P, 2)
-    return ((mass @ member).mean(dim=1), (mass_unbiased @ member).mean(dim=1), entropy.mean(dim=1),
+    tokens, stand_ins = (mass @ member).mean(dim=1).split(len(MODALITIES), dim=-1)  # (B, q, 2) each
+    return (tokens, (mass_unbiased @ member)[..., :len(MODALITIES)].mean(dim=1), stand_ins, entropy.mean(dim=1),
             *_extremes(scores, layout, forbids))
 
 
@@ -343,15 +352,19 @@ def _extremes(scores, layout, forbids):
     return low, high
 
 
-def _pieces(shift, layout):
-    """(modality, segment of the bias, slice of the keys) for each run of keys of one modality and segment."""
-    segments = [slice(0, layout.num_tokens)] if shift is None else shift.segments
+def _pieces(shift, layout, num_keys):
+    """(kind, segment of the bias, slice of the keys) for each run of keys of one kind and segment.
+
+    Kinds are the modalities' tokens and, among the keys after the tokens, the modalities' stand-ins.
+    """
+    segments = [slice(0, num_keys)] if shift is None else shift.segments
     bounds = (0, layout.num_bev), (layout.num_bev, layout.num_tokens)
-    for modality, (first, last) in enumerate(bounds):
+    bounds += tuple((first + layout.num_tokens, last + layout.num_tokens) for first, last in bounds)
+    for kind, (first, last) in enumerate(bounds):
         for index, segment in enumerate(segments):
-            keys = slice(max(first, segment.start), min(last, segment.stop))
+            keys = slice(max(first, segment.start), min(last, segment.stop, num_keys))
             if keys.start < keys.stop:
-                yield modality, index, keys
+                yield kind, index, keys
 
 
 def _moments(scores, pieces):
