@@ -1,4 +1,4 @@
-# The baselines from scratch on a larger synthetic set, as those in checkpoints/ were trained: one run each, seeds 0 to 2.
+# The baselines from scratch on a larger synthetic set: one run each, seeds 0 to 2 (checkpoints/cmt_synthetic.md).
 _base_ = './cmt_synthetic.py'
 data_root = 'data/nuscenes_synthetic_trainval/'
 train_infos = data_root + 'nuscenes_infos_train.pkl'

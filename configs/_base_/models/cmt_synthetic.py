@@ -13,8 +13,9 @@ model = dict(
     use_grid_mask=False,
     auxiliary_heads=dict(
         bev=dict(
-            type='BEVAuxiliaryHead', in_channels=192, num_classes=10, pc_range=pc_range, cell_size=[1.8, 1.8]),
-        camera=dict(type='CameraAuxiliaryHead', in_channels=hidden_dim, num_classes=10)),
+            type='BEVAuxiliaryHead', in_channels=192, num_classes=10, pc_range=pc_range, cell_size=[1.8, 1.8],
+            heading_bins=12),
+        camera=dict(type='CameraAuxiliaryHead', in_channels=hidden_dim, num_classes=10, heading_bins=12)),
     img_backbone=dict(
         depth=18, base_channels=24, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(1, 2),
         norm_eval=False, with_cp=False),

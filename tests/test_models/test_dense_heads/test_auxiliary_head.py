@@ -209,7 +209,7 @@ class TestLoss:
         head = make(view, code_weights=[0.5] * (10 if view == 'BEV' else 8)).eval()
         found = self.losses(head, maps, shape)
         torch.manual_seed(0)
-        logits, codes = head(torch.randn(maps, 4, *shape))
+        logits, codes, _ = head(torch.randn(maps, 4, *shape))
         boxes_, labels = [SCENE.float(), SCENE[:2].float()], [LABELS, LABELS[:2]]
         seen = head.map_objects(boxes_, labels, metas(2), logits)
         heat, probability = head.draw_heatmap(seen, logits), logits.sigmoid()
@@ -225,12 +225,32 @@ class TestLoss:
             total += sum(0.25 * 0.5 * (c - t).abs() for c, t in zip(code, target) if torch.isfinite(t))
         torch.testing.assert_close(found['box'], total / len(place))
 
+    def test_headings_equal_a_loop(self, view, maps, shape):
+        """Cross entropy of the bin that holds the heading, counted by hand from 0 to 2 pi."""
+        head, bins = make(view, heading_bins=12).eval(), 12
+        found = self.losses(head, maps, shape)
+        torch.manual_seed(0)
+        logits, _, headings = head(torch.randn(maps, 4, *shape))
+        place, targets = head.box_targets(
+            head.map_objects([SCENE.float(), SCENE[:2].float()], [LABELS, LABELS[:2]], metas(2), logits), shape)
+        sin = [name.split()[0] for name in head.code_names].index('sin')
+        total, used = 0.0, set()
+        for index, target in zip(place, targets):
+            sample, cell = divmod(int(index), shape[0] * shape[1])
+            scores = headings[sample, :, cell // shape[1], cell % shape[1]]
+            degrees = math.degrees(math.atan2(target[sin], target[sin + 1])) % 360
+            own = int(degrees // (360 / bins))
+            used.add(own)
+            total += 0.5 * (scores.exp().sum().log() - scores[own])
+        torch.testing.assert_close(found['heading'], total / len(place))
+        assert len(used) > 2
+
     @pytest.mark.parametrize('scenes, present', [((SCENE[:0], SCENE[:0]), True), ((SCENE, SCENE), False)])
     def test_gradients_without_targets(self, view, maps, shape, scenes, present):
         """Every parameter takes part, as distributed training expects, and nothing is NaN."""
-        head = make(view)
+        head = make(view, heading_bins=4)
         losses = self.losses(head, maps, shape, scenes, torch.full((maps, ), present))
-        assert losses['box'] == 0 and (losses['heatmap'] > 0) == present
+        assert losses['box'] == losses['heading'] == 0 and (losses['heatmap'] > 0) == present
         sum(losses.values()).backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
 
@@ -251,7 +271,7 @@ class TestLoss:
 
     def test_start_predicts_few_objects(self, view, maps, shape):
         head = make(view)
-        logits, _ = head(torch.zeros(maps, 4, *shape))
+        logits, _, _ = head(torch.zeros(maps, 4, *shape))
         torch.testing.assert_close(logits, torch.full_like(logits, math.log(0.1 / 0.9)))
 
 
@@ -270,3 +290,9 @@ def test_presence():
 def test_bad_code_weights():
     with pytest.raises(ValueError, match='code_weights must hold 8'):
         make('Camera', code_weights=[1.0] * 10)
+
+
+@pytest.mark.parametrize('bins', [1, 2, -1])
+def test_bad_bins(bins):
+    with pytest.raises(ValueError, match=f'heading_bins must be 0 or at least 3, got {bins}'):
+        make('BEV', heading_bins=bins)

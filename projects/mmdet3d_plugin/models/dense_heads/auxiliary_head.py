@@ -2,6 +2,7 @@
 al., 2019) and CenterPoint (Yin et al., CVPR 2021). They make features useful before attention has learned where to
 look.
 """
+import math
 from typing import NamedTuple
 
 import torch
@@ -49,20 +50,27 @@ class AuxiliaryHead(BaseModule):
         code_weights (Sequence[float] | None): weight of each box code, default 1.
         loss_heatmap, loss_bbox (dict | None): configs of the losses, default ``GaussianFocalLoss`` and ``L1Loss`` with
             weight 0.25.
+        heading_bins (int): also classify the heading into so many equal bins, at least 3; 0 for none. Where front and
+            rear are not told apart yet, the L1 loss of sine and cosine is flat between two opposite headings, so that
+            not even the axis is learned; a classifier holds both for possible until it knows.
+        loss_heading (dict | None): config of that loss, default ``CrossEntropyLoss`` with weight 0.5.
         init_cfg (dict | None): as in mmcv.
 
     Raises:
-        ValueError: if ``code_weights`` are not one per box code.
+        ValueError: if ``code_weights`` are not one per box code; for 1 or 2 bins, or fewer than 0.
     """
 
     code_names = ()
 
     def __init__(self, in_channels, num_classes, feat_channels=64, box_radius=1, gaussian_overlap=0.1, min_radius=1,
-                 code_weights=None, loss_heatmap=None, loss_bbox=None, init_cfg=None):
+                 code_weights=None, loss_heatmap=None, loss_bbox=None, heading_bins=0, loss_heading=None,
+                 init_cfg=None):
         super().__init__(init_cfg)
         if code_weights is not None and len(code_weights) != len(self.code_names):
             raise ValueError(f'code_weights must hold {len(self.code_names)} numbers, for {self.code_names}, got '
                              f'{len(code_weights)}')
+        if heading_bins != 0 and heading_bins < 3:
+            raise ValueError(f'heading_bins must be 0 or at least 3, got {heading_bins}')
         self.num_classes = num_classes
         self.box_radius = box_radius
         self.gaussian_overlap = gaussian_overlap
@@ -72,17 +80,21 @@ class AuxiliaryHead(BaseModule):
         self.conv = ConvModule(in_channels, feat_channels, 3, padding=1, norm_cfg=dict(type='BN2d'))
         self.heatmap = nn.Conv2d(feat_channels, num_classes, 1)
         self.box = nn.Conv2d(feat_channels, len(self.code_names), 1)
+        self.heading = nn.Conv2d(feat_channels, heading_bins, 1) if heading_bins else None
         self.loss_heatmap = build_loss(loss_heatmap or dict(type='GaussianFocalLoss'))
         self.loss_bbox = build_loss(loss_bbox or dict(type='L1Loss', loss_weight=0.25))
+        self.loss_heading = build_loss(loss_heading or dict(type='CrossEntropyLoss', loss_weight=0.5))
 
     def init_weights(self):
         super().init_weights()
         nn.init.constant_(self.heatmap.bias, bias_init_with_prob(0.1))
 
     def forward(self, features):
-        """(M, C, h, w) -> class logits (M, num_classes, h, w) and box codes (M, len(code_names), h, w)."""
+        """(M, C, h, w) -> class logits (M, num_classes, h, w), box codes (M, len(code_names), h, w) and logits of the
+        heading's bins (M, heading_bins, h, w), None without bins.
+        """
         features = self.conv(features)
-        return self.heatmap(features), self.box(features)
+        return self.heatmap(features), self.box(features), None if self.heading is None else self.heading(features)
 
     @force_fp32(apply_to=('features', ))
     def loss(self, features, gt_boxes, gt_labels, img_metas, present):
@@ -96,9 +108,10 @@ class AuxiliaryHead(BaseModule):
             present (Tensor): (M,) bool; maps of a silent sensor take no part, since it cannot have seen anything.
 
         Returns:
-            dict[str, Tensor]: ``heatmap`` and ``box``, each over the mean number of positive cells of all processes.
+            dict[str, Tensor]: ``heatmap``, ``box`` and, with bins, ``heading``, each over the mean number of positive
+            cells of all processes.
         """
-        logits, codes = self(features)
+        logits, codes, headings = self(features)
         with torch.no_grad():
             objects = self.map_objects(gt_boxes, gt_labels, img_metas, features)
             objects = MapObjects(*(x[present[objects.map_index]] for x in objects))
@@ -109,9 +122,22 @@ class AuxiliaryHead(BaseModule):
         known = torch.isfinite(targets)
         weights = known * codes.new_tensor(self.code_weights)
         # Empty selections still give zeros that are part of the graph, for distributed training.
-        return dict(heatmap=self.loss_heatmap(clip_sigmoid(logits[present]), heatmap, avg_factor=counts[0].item()),
-                    box=self.loss_bbox(codes, targets.where(known, targets.new_zeros(())), weights,
-                                       avg_factor=counts[1].item()))
+        losses = dict(heatmap=self.loss_heatmap(clip_sigmoid(logits[present]), heatmap, avg_factor=counts[0].item()),
+                      box=self.loss_bbox(codes, targets.where(known, targets.new_zeros(())), weights,
+                                         avg_factor=counts[1].item()))
+        if headings is not None:
+            headings = headings.permute(0, 2, 3, 1).flatten(0, 2)[place]  # (N, bins)
+            losses['heading'] = self.loss_heading(headings, self.heading_targets(targets),
+                                                  avg_factor=counts[1].item())
+        return losses
+
+    def heading_targets(self, targets):
+        """Bins (N,) int64 of the headings in box targets (N, K); bin k spans 2 pi k / bins to 2 pi (k + 1) / bins."""
+        sin, cos = (targets[:, [name.startswith(function) for name in self.code_names]].squeeze(1)
+                    for function in ('sin', 'cos'))
+        bins = self.heading.out_channels
+        turns = torch.atan2(sin, cos) / (2 * math.pi) % 1
+        return (turns * bins).long().clamp(max=bins - 1)
 
     def map_objects(self, gt_boxes, gt_labels, img_metas, features):
         """Where the boxes lie on M feature maps (M, C, h, w): MapObjects."""
