@@ -20,7 +20,7 @@ PLAN = osp.join(command_line.ROOT, 'configs/ablations/sensor_failures.py')
 def parse_args():
     parser = command_line.new_parser(__doc__)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2],
-                        help='seeds 0, 1 and 2 start from the baselines in checkpoints, others train their own '
+                        help='seed 0 starts from the baseline in checkpoints/, others train their own '
                         '(default: 0 1 2)')
     parser.add_argument('--plan', default=PLAN, type=command_line.existing_file, metavar='FILE',
                         help='what is compared, see load_plan (default: configs/ablations/sensor_failures.py)')
@@ -31,8 +31,8 @@ def parse_args():
                         help='folder for runs, results and tables (default: %(default)s)')
     parser.add_argument('--jobs', type=int, default=2,
                         help='trainings and tests at a time, of one thread each (default: %(default)s)')
-    parser.add_argument('--train-baselines', action='store_true', help='train them also for seeds 0, 1 and 2')
-    parser.add_argument('--baseline-epochs', type=int, default=4,
+    parser.add_argument('--train-baselines', action='store_true', help='train one also for seed 0')
+    parser.add_argument('--baseline-epochs', type=int, default=7,
                         help='epochs of the baselines that are trained here (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
                         help='override settings of all arms')
@@ -48,7 +48,7 @@ def make_data():
     version = ['--version', 'v1.0-trainval']
     tools = osp.join(command_line.ROOT, 'tools')
     run = [sys.executable, osp.join(tools, 'make_synthetic_nuscenes.py'), '--out', DATA, *version]
-    subprocess.run([*run, '--scenes', '440', '--val-scenes', '40', '--samples-per-scene', '4'], check=True)
+    subprocess.run([*run, '--scenes', '380', '--val-scenes', '40', '--samples-per-scene', '5'], check=True)
     if not osp.isfile(f'{DATA}/nuscenes_infos_val.pkl'):
         run = [sys.executable, osp.join(tools, 'create_data.py'), 'nuscenes', '--root-path', DATA, *version]
         subprocess.run([*run, '--extra-tag', 'nuscenes', '--no-gt-database'], check=True)

@@ -1,10 +1,6 @@
 # What tools/ablation.py compares: arms that train on from one baseline, with equal data, failures and iterations.
 baseline = 'cmt_synthetic_trainval.py'
-published_baselines = {
-    0: 'checkpoints/cmt_synthetic.pth',
-    1: 'checkpoints/cmt_synthetic_seed1.pth',
-    2: 'checkpoints/cmt_synthetic_seed2.pth'
-}
+published_baselines = {0: 'checkpoints/cmt_synthetic.pth'}
 fair = 'failures'
 controlled = 'aqr_global'
 arms = dict(
