@@ -135,5 +135,18 @@ def test_bad_configuration_is_refused(build_sampler):
 def test_a_missing_crop_is_reported(build_sampler, tmp_path):
     for path in Path(tmp_path / 'database/img_dir').iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError, match='img_dir'):
+    with pytest.raises(FileNotFoundError, match=r"database/img_dir/\d+.png is neither at .*db_sampler.data_root="):
         build_sampler().sample_all(NO_BOX, NO_LABEL, with_img=True)
+
+
+def test_a_database_without_its_files_says_which_setting_names_their_folder(build_sampler, tmp_path):
+    moved = tmp_path / 'elsewhere/dbinfos.pkl'
+    moved.parent.mkdir()
+    (tmp_path / 'dbinfos.pkl').rename(moved)
+    with pytest.raises(FileNotFoundError) as error:
+        build_sampler(info_path=str(moved), data_root='data/nuscenes')
+    for text in (f'object database {moved}: database/pts_dir/', 'is neither at data/nuscenes/database/pts_dir/',
+                 "(db_sampler.data_root='data/nuscenes') nor at ", f'{moved.parent}/database/pts_dir/',
+                 'Set db_sampler.data_root to the folder'):
+        assert text in str(error.value)
+    build_sampler(info_path=str(moved))

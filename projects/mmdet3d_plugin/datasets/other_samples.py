@@ -10,9 +10,12 @@ _LARGEST_GAP = 1.0  # s between keyframes of one scene; nuScenes has one every h
 class OtherSamples:
     """The other keyframes of a data set, loaded as the sample itself was, seen from one of them.
 
-    Keyframes of one scene come from one log and follow each other within a second; an info file with ``scene_token`` in
-    its records says it itself. Sweeps are the newest ones, in training, too: what a failure does must not depend on
-    what else was drawn.
+    Keyframes of one scene come from one log, which nuScenes' file names tell, and follow each other within a second; an
+    info file with ``scene_token`` in its records says it itself. Frames without time stamps are scenes of their own.
+    Sweeps are the newest ones, in training, too: what a failure does must not depend on what else was drawn.
+
+    Methods return a sample and how many seconds it is older (below 0: younger; None: of another scene), or None where
+    there is no such sample.
 
     Args:
         dataset (CustomNuScenesDataset | FrameFolderDataset): with a pipeline.
@@ -26,31 +29,43 @@ class OtherSamples:
         return self  # transforms that copy a sample must not copy the data set
 
     def earlier(self, steps):
-        """The keyframe so many steps earlier in the scene; where that begins later, the most distant one in time.
+        """The keyframe so many steps earlier in the scene, or later for a number below 0.
 
         Returns:
-            tuple[dict, float] | None: the sample and how many seconds it is older (below 0: younger); None where the
-            scene has no other keyframe.
+            tuple[dict, float] | None
         """
         scenes, times = _scenes_and_times(self._dataset)
-        own = times[self._index]
-        same = np.flatnonzero((scenes == scenes[self._index]) & (times != own))
-        if not len(same):
+        same = np.flatnonzero(scenes == scenes[self._index])
+        moments = np.unique(times[same])
+        place = np.searchsorted(moments, times[self._index]) - steps
+        if not 0 <= place < len(moments):
             return None
-        before = same[times[same] < own]
-        before = before[np.argsort(-times[before], kind='stable')]
-        index = before[steps - 1] if len(before) >= steps else same[np.argmax(np.abs(times[same] - own))]
-        return self._load(int(index)), float(own - times[index])
+        return self._with_age(same[times[same] == moments[place]][0])
+
+    def most_distant(self):
+        """The keyframe of the scene that is farthest away in time.
+
+        Returns:
+            tuple[dict, float] | None
+        """
+        scenes, times = _scenes_and_times(self._dataset)
+        distance = np.where(scenes == scenes[self._index], np.abs(times - times[self._index]), 0)
+        index = distance.argmax()
+        return self._with_age(index) if distance[index] else None
 
     def of_another_scene(self, rng):
         """A random keyframe of another scene.
 
         Returns:
-            dict | None: the sample; None where the data set has one scene only.
+            tuple[dict, None] | None
         """
         scenes, _ = _scenes_and_times(self._dataset)
         others = np.flatnonzero(scenes != scenes[self._index])
-        return self._load(int(rng.choice(others))) if len(others) else None
+        return (self._load(int(rng.choice(others))), None) if len(others) else None
+
+    def _with_age(self, index):
+        _, times = _scenes_and_times(self._dataset)
+        return self._load(int(index)), float(times[self._index] - times[index])
 
     def _load(self, index):
         sample = self._dataset.get_data_info(index)
@@ -81,9 +96,9 @@ def _scenes_and_times(dataset):
     if kept is not None and kept[0] is dataset.data_infos:
         return kept[1]
     infos = dataset.data_infos
-    times = np.array([_seconds(info, index) for index, info in enumerate(infos)])
-    logs = [str(info.get('scene_token') or osp.basename(_lidar_path(info)).split('__')[0]) for info in infos]
-    is_named = np.array(['scene_token' in info for info in infos])
+    times = _times(infos)
+    logs = [str(info.get('scene_token', _log(info))) for info in infos]
+    is_named = ['scene_token' in info for info in infos]
     scenes, number = np.zeros(len(infos), dtype=int), -1
     order = sorted(range(len(infos)), key=lambda i: (logs[i], times[i]))
     gap = _LARGEST_GAP * getattr(dataset, 'load_interval', 1)
@@ -96,13 +111,24 @@ def _scenes_and_times(dataset):
     return scenes, times
 
 
+def _times(infos):
+    """(N,) time stamps in s; nuScenes' records (format 1.0) count microseconds, those of format 1.1 seconds.
+
+    Frames without one lie far apart, but records of the same frame (``repeat``) do not.
+    """
+    frames, times = {}, []
+    for info in infos:
+        number = frames.setdefault(info.get('token', info.get('sample_idx', _lidar_path(info))), len(frames))
+        seconds = info.get('timestamp', 0) / (1e6 if 'lidar_path' in info else 1)
+        times.append(seconds if 'timestamp' in info else 1e3 * number)
+    return np.array(times, dtype=float)
+
+
+def _log(info):
+    """Name of the log, with which nuScenes' file names begin; '' for other names."""
+    log, separator, _ = osp.basename(_lidar_path(info)).partition('__')
+    return log if separator else ''
+
+
 def _lidar_path(info):
     return info['lidar_path'] if 'lidar_path' in info else info['lidar_points']['lidar_path']
-
-
-def _seconds(info, index):
-    """Time stamp in s; nuScenes' records count microseconds, those of format 1.1 seconds. Frames without lie apart."""
-    time = info.get('timestamp')
-    if time is None:
-        return index * 1e3
-    return time / 1e6 if time > 1e12 else float(time)

@@ -34,7 +34,7 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         trust_data (bool): Load a database that holds more than arrays and plain values, which runs any code in it.
 
     Raises:
-        FileNotFoundError: if there is no such database.
+        FileNotFoundError: if there is no such database, or its files are not there.
         ValueError: if ``sample_groups`` names a class that is not in ``classes``, or the database is damaged or of
             another format.
     """
@@ -144,9 +144,21 @@ class UnifiedDataBaseSampler(DataBaseSampler):
     def _is_beside_index(self):
         """Whether the database lies in the folder of its index alone, not where the records say: it was moved."""
         paths = [record['path'] for records in self.db_infos.values() for record in records[:1]]
-        if not paths or osp.exists(self._below_data_root(paths[0])):
+        if not self._on_disk or not paths or osp.exists(self._below_data_root(paths[0])):
             return False
-        return osp.exists(self._below_index(paths[0]))
+        if not osp.exists(self._below_index(paths[0])):
+            raise FileNotFoundError(self._missing(paths[0]))
+        return True
+
+    @property
+    def _on_disk(self):
+        return getattr(self.points_loader, 'file_client_args', {}).get('backend', 'disk') == 'disk'
+
+    def _missing(self, relative):
+        return (f'object database {self.info_path}: {relative} is neither at {self._below_data_root(relative)} '
+                f'(db_sampler.data_root={self.data_root!r}) nor at {self._below_index(relative)}, beside the index. '
+                'Set db_sampler.data_root to the folder in which the paths of the records begin, or make the database '
+                'again with tools/create_data.py')
 
     def _below_data_root(self, path):
         return osp.join(self.data_root, path) if self.data_root else path
@@ -156,7 +168,10 @@ class UnifiedDataBaseSampler(DataBaseSampler):
         return str(Path(self.info_path).parent.joinpath(*PurePosixPath(path).parts[-3:]))
 
     def _path(self, relative):
-        return self._below_index(relative) if self._beside_index else self._below_data_root(relative)
+        path = self._below_index(relative) if self._beside_index else self._below_data_root(relative)
+        if self._on_disk and not osp.exists(path):
+            raise FileNotFoundError(self._missing(relative))
+        return path
 
     def _load_points(self, info):
         points = self.points_loader(dict(pts_filename=self._path(info['path'])))['points']

@@ -1,5 +1,6 @@
 from .global_augmentation import CustomRandomFlip3D, GlobalRotScaleTransAll
 from .image_files import LoadMultiViewImageFromFiles
+from .input_digest import DigestInputs
 from .load_sweeps_with_rings import LoadPointsFromMultiSweepsWithRings
 from .modal_mask import ModalMask3D
 from .multi_view_image import NormalizeMultiviewImage, PadMultiViewImage, ResizeCropFlipImage
@@ -9,7 +10,8 @@ from .simulate_failure import SimulateFailure
 from .unified_object_sample import UnifiedObjectSample
 
 __all__ = [
-    'CustomRandomFlip3D', 'GlobalRotScaleTransAll', 'LoadMultiViewImageFromFiles', 'LoadPointsFromFile',
-    'LoadPointsFromMultiSweeps', 'LoadPointsFromMultiSweepsWithRings', 'ModalMask3D', 'NormalizeMultiviewImage',
-    'ObjectRangeFilter', 'PadMultiViewImage', 'ResizeCropFlipImage', 'SimulateFailure', 'UnifiedObjectSample'
+    'CustomRandomFlip3D', 'DigestInputs', 'GlobalRotScaleTransAll', 'LoadMultiViewImageFromFiles',
+    'LoadPointsFromFile', 'LoadPointsFromMultiSweeps', 'LoadPointsFromMultiSweepsWithRings', 'ModalMask3D',
+    'NormalizeMultiviewImage', 'ObjectRangeFilter', 'PadMultiViewImage', 'ResizeCropFlipImage', 'SimulateFailure',
+    'UnifiedObjectSample'
 ]

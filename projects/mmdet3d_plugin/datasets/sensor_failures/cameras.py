@@ -7,6 +7,8 @@ from ..camera_geometry import camera_matrices
 from .registry import register_failure
 from .view_choice import ViewChoice
 
+_MISCALIBRATION = {1: (1, 0.04), 2: (3, 0.12), 3: (5, 0.20)}  # severity -> degrees, m
+
 
 @register_failure('view_drop', 'view_drop:3 (random views) or view_drop:CAM_FRONT,CAM_BACK',
                   lambda views: ViewDrop(ViewChoice.parse(views)))
@@ -49,6 +51,40 @@ class CalibrationNoise:
                   for axis, lidar2cam in zip(axes, results['lidar2cam'])]
         results.update(camera_matrices(turned, results['cam_intrinsic']))
         return dict(is_graded=True, details=dict(degrees=self.degrees))
+
+
+@register_failure('miscalibration', 'miscalibration[:views]',
+                  lambda views='all', *, severity: Miscalibration(ViewChoice.parse(views), severity),
+                  tuple(_MISCALIBRATION))
+@dataclass(frozen=True)
+class Miscalibration:
+    """Views are believed to look elsewhere: each turned and shifted on its own, about and along random directions.
+
+    By 1, 3, 5 degrees (the range of nuScenes-R: Yu et al., "Benchmarking the Robustness of LiDAR-Camera Fusion for 3D
+    Object Detection", 2022) and 4, 12, 20 cm (the deviations of "spatial misalignment" of severities 1, 3, 5 in
+    3D_Corruptions_AD: Dong et al., CVPR 2023). ``lidar2img`` follows. Unlike :class:`CalibrationNoise` it says which
+    views tell where things are not.
+    """
+
+    views: ViewChoice
+    severity: int
+
+    @property
+    def needs(self):
+        return (*self.views.needs, 'lidar2cam', 'cam_intrinsic')
+
+    def apply(self, results, rng):
+        lost = self.views.choose(results, rng)
+        degrees, meters = _MISCALIBRATION[self.severity]
+        believed = list(results['lidar2cam'])
+        for view in np.flatnonzero(lost):
+            axis, direction = rng.standard_normal((2, 3))
+            error = _rotation(axis, np.deg2rad(degrees))
+            error[:3, 3] = meters * direction / np.linalg.norm(direction)
+            believed[view] = error @ believed[view]
+        for key, wrong in camera_matrices(believed, results['cam_intrinsic']).items():
+            results[key] = [false if is_lost else own for false, own, is_lost in zip(wrong, results[key], lost)]
+        return dict(views_lost=lost, details=dict(miscalibration=dict(degrees=degrees, meters=meters)))
 
 
 def _rotation(axis, angle):

@@ -4,19 +4,13 @@ from dataclasses import dataclass
 import numpy as np
 from mmdet3d.core.bbox import box_np_ops
 
+from .clouds import boxes_of, keep_points
 from .registry import register_failure
 
 NUM_RINGS = 32
 UNKNOWN_RING = -1
 # Rings of nuScenes' 32-beam LiDAR that are left, by their number.
 BEAM_RINGS = {16: tuple(range(1, 32, 2)), 8: tuple(range(1, 32, 4)), 4: tuple(range(1, 32, 8))}
-
-
-def _keep_points(results, mask):
-    """Keep the points of a bool mask (N,), and their rings where the sample has them."""
-    results['points'] = results['points'][mask]
-    if 'rings' in results:
-        results['rings'] = results['rings'][mask]
 
 
 @register_failure('lidar_drop')
@@ -26,7 +20,7 @@ class LidarDrop:
     needs = ('points', )
 
     def apply(self, results, rng):
-        _keep_points(results, np.zeros(len(results['points']), dtype=bool))
+        keep_points(results, np.zeros(len(results['points']), dtype=bool))
         return dict(lidar_everywhere=True)
 
 
@@ -44,7 +38,7 @@ class LimitedFieldOfView:
 
     def apply(self, results, rng):
         x, y = results['points'].coord.numpy()[:, :2].T.astype(np.float64)
-        _keep_points(results, np.abs(np.arctan2(x, y)) <= np.deg2rad(self.degrees))
+        keep_points(results, np.abs(np.arctan2(x, y)) <= np.deg2rad(self.degrees))
         return dict(field_of_view=self.degrees)
 
 
@@ -67,15 +61,12 @@ class ObjectFailure:
             raise ValueError(f'object_failure: the probability must lie in (0, 1], got {self.probability}')
 
     def apply(self, results, rng):
-        boxes = results.get('gt_bboxes_3d', results.get('failure_boxes'))
-        if boxes is None:
-            raise ValueError('object_failure needs boxes: gt_bboxes_3d in training, in tests failure_boxes, which '
-                             'the dataset adds with load_failure_boxes=True')
+        boxes = boxes_of(results, 'object_failure')
         draws = np.full(len(boxes), rng.random()) if self.per_frame else rng.random(len(boxes))
         fails = draws < self.probability
         points = results['points'].coord.numpy()
         own = box_np_ops.points_in_rbbox(points, boxes.tensor[:, :7].numpy()[fails])  # (N, n), bottom centers
-        _keep_points(results, ~own.any(axis=1))
+        keep_points(results, ~own.any(axis=1))
         lost = np.concatenate([boxes.gravity_center.numpy(), boxes.tensor[:, 3:7].numpy()], axis=1)[fails]
         return dict(lost_boxes=lost.astype(np.float64), details=dict(objects=len(boxes)))
 
@@ -107,5 +98,5 @@ class BeamReduction:
         keep = np.isin(rings, BEAM_RINGS[self.beams])
         unknown = rings == UNKNOWN_RING
         keep[unknown] = rng.random(unknown.sum()) < self.beams / NUM_RINGS
-        _keep_points(results, keep)
+        keep_points(results, keep)
         return dict(is_graded=True)

@@ -8,7 +8,7 @@ from .registry import register_failure
 from .view_choice import ViewChoice
 
 _STEPS = {1: 1, 2: 4, 3: None}  # severity -> keyframes back; None: another scene
-_FARTHEST = 10**6               # keyframes: more than any scene has
+_STUCK_SHARE = {1: 0.2, 2: 0.4, 3: 0.6}
 
 
 @register_failure('stale_views', 'stale_views:3 (random views), stale_views:CAM_FRONT,CAM_BACK or stale_views (all)',
@@ -29,12 +29,8 @@ class StaleViews:
 
     def apply(self, results, rng):
         lost = self.views.choose(results, rng)
-        other, found = _other_sample(results, self.severity, rng)
-        images = _turned_images(results['img']) if other is None else other['img']
-        if len(images) != len(lost):
-            raise ValueError(f'stale_views: {found["sample"]} has {len(images)} views, the sample {len(lost)}')
-        results['img'] = [_resized(stale, own) if is_lost else own
-                          for stale, own, is_lost in zip(images, results['img'], lost)]
+        other, found = _other_sample(results, _STEPS[self.severity], rng)
+        _show_views(results, other, lost)
         return dict(views_lost=lost, details=dict(stale_views=found))
 
 
@@ -50,41 +46,82 @@ class StaleLidar:
     severity: int
 
     def apply(self, results, rng):
-        other, found = _other_sample(results, self.severity, rng)
-        if other is None:
-            results['points'] = results['points'].clone()
-            results['points'].tensor[:, :2] *= -1
-        else:
-            results['points'] = other['points']
-            if 'rings' in results:
-                results['rings'] = other['rings']
+        other, found = _other_sample(results, _STEPS[self.severity], rng)
+        _show_cloud(results, other)
         return dict(lidar_everywhere=True, details=dict(stale_lidar=found))
 
 
-def _other_sample(results, severity, rng):
-    """The sample that a stuck sensor shows.
+@register_failure('temporal_misalignment', severities=tuple(_STUCK_SHARE))
+@dataclass(frozen=True)
+class TemporalMisalignment:
+    """LiDAR and each view, each with a probability of 20, 40 or 60 %, show the previous keyframe (MultiCorrupt).
+
+    Where none does, the sample is as it was: ``temporal_misalignment`` of the record's details says who is ``stuck``.
+    See :func:`_other_sample` for samples without such a keyframe.
+    """
+
+    needs = ('points', 'img', 'other_samples')
+    severity: int
+
+    def apply(self, results, rng):
+        stuck = rng.random(1 + len(results['img'])) < _STUCK_SHARE[self.severity]
+        said = dict(stuck=['lidar'] * int(stuck[0]) + np.flatnonzero(stuck[1:]).tolist())
+        found = dict(views_lost=stuck[1:], details=dict(temporal_misalignment=said))
+        if stuck.any():
+            other, what = _other_sample(results, 1, rng)
+            said.update(what)
+            _show_views(results, other, stuck[1:])
+        if stuck[0]:
+            _show_cloud(results, other)
+            found['lidar_everywhere'] = True
+        return found
+
+
+def _other_sample(results, steps, rng):
+    """The sample that a stuck sensor shows: so many keyframes earlier, or with None of another scene.
 
     Where there is no such keyframe, the nearest thing that is as stale takes its place, and the record says so: for an
-    earlier keyframe the most distant one of the scene, then another scene; for another scene the most distant keyframe
-    of this one. With a single frame there is neither: None stands for this frame looked at backward.
+    earlier keyframe one as many steps later, then the most distant one of the scene, then another scene; for another
+    scene the most distant keyframe of this one. With a single frame there is neither: None stands for this frame looked
+    at backward.
 
     Returns:
         tuple[dict | None, dict]: the sample; its ``sample`` token, how many ``seconds`` it is older (None for another
-        scene), and ``fallback``, whether it is a replacement.
+        scene, below 0 for younger), and ``fallback``, whether it is a replacement.
     """
-    others, steps = results['other_samples'], _STEPS[severity]
-    wanted_scene = steps is None
-    for same_scene in ((False, True) if wanted_scene else (True, False)):
-        seconds = None
-        if same_scene:
-            sample = others.earlier(steps or _FARTHEST)
-            if sample is not None:
-                sample, seconds = sample
-        else:
-            sample = others.of_another_scene(rng)
-        if sample is not None:
-            return sample, dict(sample=sample['sample_idx'], seconds=seconds, fallback=same_scene == wanted_scene)
+    others = results['other_samples']
+    if steps is None:
+        ways = lambda: others.of_another_scene(rng), others.most_distant
+    else:
+        ways = (lambda: others.earlier(steps), lambda: others.earlier(-steps), others.most_distant,
+                lambda: others.of_another_scene(rng))
+    for way in ways:
+        found = way()
+        if found is not None:
+            sample, seconds = found
+            return sample, dict(sample=sample['sample_idx'], seconds=seconds, fallback=way is not ways[0])
     return None, dict(sample=results['sample_idx'], seconds=None, fallback=True)
+
+
+def _show_views(results, other, stuck):
+    """Views of a bool mask (V,) show what those of another sample show; of None: of this one, the other way round."""
+    images = _turned_images(results['img']) if other is None else other['img']
+    if len(images) != len(stuck):
+        raise ValueError(f'{other["sample_idx"]} has {len(images)} views, the sample {len(stuck)}: its images cannot '
+                         'stand in for stale ones')
+    results['img'] = [_resized(stale, own) if is_stuck else own
+                      for stale, own, is_stuck in zip(images, results['img'], stuck)]
+
+
+def _show_cloud(results, other):
+    """The cloud and its rings are those of another sample; of None: of this one, turned round."""
+    if other is None:
+        results['points'] = results['points'].clone()
+        results['points'].tensor[:, :2] *= -1
+        return
+    results['points'] = other['points']
+    if 'rings' in results:
+        results['rings'] = other['rings']
 
 
 def _turned_images(images):
