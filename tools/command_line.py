@@ -5,6 +5,7 @@ is parsed: torch, mmcv and mmdet3d take seconds to import. That way `--help` and
 a missing environment is reported in one sentence.
 """
 import argparse
+import json
 import logging
 import os
 import sys
@@ -55,9 +56,38 @@ def _quiet_libraries():
         lambda record: 'No CUDA runtime is found' not in record.getMessage())
 
 
+_NOT_UTF8 = 'is not UTF-8, as logs and tables are; rename it'
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser, which also refuses names that are not UTF-8, and work in a folder with such a name.
+
+    Python opens them, but logs, tables, saved configs, OpenCV and TensorBoard do not take them, most after the work.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        parsed, unknown = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(parsed, action.dest, None)
+            if not _is_utf8(value):
+                self.error(str(argparse.ArgumentError(action, f'{value!r} {_NOT_UTF8}, or link to it')))
+        if not _is_utf8(os.getcwd()):
+            self.error(f'the name of the current folder, {os.getcwd()!r}, {_NOT_UTF8}')
+        return parsed, unknown
+
+
+def _is_utf8(value):
+    """Whether all text in a value, however nested, can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def new_parser(description):
-    """A parser whose help shows the docstring of a tool with its own line breaks."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A parser whose help shows the docstring of a tool with its own line breaks; names must be UTF-8."""
+    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def refuse(message):
@@ -147,6 +177,44 @@ def failure_case(text):
         return FailureCase.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class Cases(argparse.Action):
+    """Failure cases and names of presets, which become their cases, as a list of FailureCases, each once."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
+        from projects.mmdet3d_plugin.datasets.sensor_failures.presets import PRESETS, expand_cases
+        try:
+            cases = [(value, expand_cases([value])) for value in values]
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        require_different(parser, option_string, [value if value in PRESETS else case[0] for value, case in cases])
+        earlier = getattr(namespace, self.dest) or []  # of --cases beside --preset
+        together = expand_cases([*earlier, *(case for _, several in cases for case in several)])
+        setattr(namespace, self.dest, [FailureCase.parse(case) for case in together])
+
+
+def add_case_arguments(parser, what, default):
+    """Add the cases of a tool: `--cases`, and `--preset` for whole presets; both fill `cases`, None without them.
+
+    Args:
+        parser (ArgumentParser): of the tool.
+        what (str): what the tool does with them, for the help.
+        default (str): what it takes without them, for the help.
+    """
+    parser.add_argument('--cases', nargs='+', action=Cases, metavar='CASE',
+                        help=f'sensor failures {what}, {CASES_HELP}; presets may stand among them (default: {default})')
+    parser.add_argument('--preset', nargs='+', action=Cases, dest='cases', metavar='NAME',
+                        help='cases that belong together: multicorrupt, drops, lies')
+
+
+def positive_integer(text):
+    """argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, got {value}')
+    return value
 
 
 def score(text):

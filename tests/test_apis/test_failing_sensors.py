@@ -12,7 +12,7 @@ from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 
 from projects.mmdet3d_plugin.apis import load_config
-from projects.mmdet3d_plugin.apis.failing_sensors import with_failure
+from projects.mmdet3d_plugin.apis.failing_sensors import case_datasets, check_cases, struck_sample, with_failure
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.datasets.camera_geometry import project
 
@@ -88,6 +88,18 @@ def test_mistakes():
     with_rings = dict(loaders[1], type='LoadPointsFromMultiSweepsWithRings')
     result = with_failure(pipeline_of(loaders[0], with_rings, loaders[2], last), 'beams:8')
     assert result.data.test.pipeline[1]['type'] == 'LoadPointsFromMultiSweepsWithRings'
+
+
+def test_digest_and_sensors_that_are_left():
+    cfg = load_config(CONFIGS / 'cmt_synthetic.py')
+    result = with_failure(cfg, 'beams:8', seed=2, modality='lidar', digest=True).data.test.pipeline
+    assert [dict(step) for step in result[3:6]] == [
+        dict(type='SimulateFailure', cases='beams:8', seed=2), dict(type='DigestInputs'),
+        dict(type='ModalMask3D', mode='test', mask_modal='image')]
+    assert result[6].type == 'MultiScaleFlipAug3D' and len(result) == 7
+    assert result[-1].transforms[-1].meta_keys[-2:] == ('failure', 'input_digest')
+    with pytest.raises(ValueError, match="modality must be one of .*got 'radar'"):
+        with_failure(cfg, 'clean', modality='radar')
 
 
 # The data
@@ -216,6 +228,49 @@ def test_the_real_frame(real_frame, case):
         assert axis[1] > 5 * abs(axis[0])  # the view that looks along +y
     else:
         assert len(points) == 0
+
+
+def test_a_blank_sensor_after_the_failure(synthetic_config):
+    """LiDAR alone: its points as the failure left them, images black; the record and the digest are the failure's."""
+    both = build_dataset(with_failure(synthetic_config, 'fov:60+view_drop:2', digest=True).data.test)[1]
+    alone = build_dataset(with_failure(synthetic_config, 'fov:60+view_drop:2', 0, 'lidar', True).data.test)[1]
+    metas = [sample['img_metas'][0].data for sample in (both, alone)]
+    assert torch.equal(both['points'][0].data, alone['points'][0].data)
+    black = alone['img'][0].data
+    assert len(black.flatten(2).unique(dim=2).flatten()) <= 6 * 3 * 2  # black, and padding
+    assert metas[0]['input_digest'] == metas[1]['input_digest']
+    assert metas[0]['failure'].views_lost.tolist() == metas[1]['failure'].views_lost.tolist()
+
+
+def test_what_a_failure_leaves(synthetic_config):
+    """Before the network's transforms, the same as in the dataset's own samples; info files are read once."""
+    found = dict(case_datasets(synthetic_config, ['clean', 'view_drop:1', 'object_failure:1', 'fov:90']))
+    assert [str(case) for case in found] == ['clean', 'view_drop:1', 'object_failure:1', 'fov:90']
+    assert len({id(dataset) for dataset in found.values()}) == 2  # a second one with boxes
+    for case, dataset in case_datasets(synthetic_config, ['fov:60', 'object_failure:1']):
+        sample = struck_sample(dataset, 1)
+        _, points, _, meta = sample_of(synthetic_config, case)
+        assert sample['failure'].details == meta['failure'].details and len(sample['img']) == 6
+        assert len(sample['points']) == meta['failure'].details['points_after'] >= len(points)
+    with pytest.raises(ValueError, match='the pipeline simulates no failure'):
+        struck_sample(build_dataset(synthetic_config.data.test), 0)
+
+
+def test_cases_are_tried_on_the_first_sample(synthetic_config):
+    check_cases(synthetic_config, ['clean', 'stale_lidar@2', 'beams:4+object_failure:0.5', 'camera_fog@1'])
+    for case, message in (('view_drop:9', "case 'view_drop:9': 9 views are to fail, but the sample has 6"),
+                          ('view_drop:CAM_TOP', r"case 'view_drop:CAM_TOP': the sample has no cameras \['CAM_TOP'\]")):
+        with pytest.raises(ValueError, match=message):
+            check_cases(synthetic_config, ['clean', case])
+    lidar_alone = copy.deepcopy(synthetic_config)
+    lidar_alone.data.test.pipeline = [step for step in lidar_alone.data.test.pipeline
+                                      if step.type != 'LoadMultiViewImageFromFiles']
+    with pytest.raises(ValueError, match=r"case 'glare@1' needs \['img'\], which the sample lacks"):
+        check_cases(lidar_alone, ['clean', 'glare@1'])
+    without_calibration = copy.deepcopy(lidar_alone)
+    without_calibration.data.test.modality.use_camera = False
+    with pytest.raises(ValueError, match=r"needs \['lidar2cam', 'cam_intrinsic'\], which the sample lacks"):
+        check_cases(without_calibration, ['calibration:1'])
 
 
 # The model

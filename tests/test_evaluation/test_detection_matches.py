@@ -20,12 +20,14 @@ from projects.mmdet3d_plugin.evaluation import detection_matches
 from projects.mmdet3d_plugin.evaluation.detection_matches import (
     DetectionMatches,
     average_precisions,
+    bootstrap_scores,
     match_detections,
     mean_ap,
     paired_bootstrap,
     recall,
+    weighted_scores,
 )
-from projects.mmdet3d_plugin.evaluation.nuscenes_scores import DISTANCES
+from projects.mmdet3d_plugin.evaluation.nuscenes_scores import DISTANCES, ERRORS
 
 NAMES = ('car', 'bus', 'traffic_cone')
 
@@ -184,6 +186,100 @@ class TestAgainstDevkit:
         assert interval.mean == pytest.approx(metrics.mean_ap, abs=1e-12) and interval.low > 0
 
 
+ATTRIBUTES = ('vehicle.moving', 'vehicle.parked', '')
+DEVKIT_ERRORS = ('trans_err', 'scale_err', 'orient_err', 'vel_err', 'attr_err')
+
+
+def rich_boxes(seed, samples, ties, names):
+    """As `random_boxes`, with sizes, headings, velocities, some of them unknown, and attributes, some missing."""
+    rng = np.random.default_rng(seed)
+
+    def rich(boxes):
+        for own in boxes.all:
+            angle = rng.uniform(-4, 4)
+            own.size = tuple(rng.uniform(0.5, 3, 3))
+            own.rotation = (math.cos(angle / 2), 0.0, 0.0, math.sin(angle / 2))
+            own.velocity = tuple(rng.uniform(-1, 1, 2)) if rng.uniform() < 0.7 else (math.nan, math.nan)
+            own.attribute_name = str(rng.choice(ATTRIBUTES))
+        return boxes
+
+    return tuple(rich(boxes) for boxes in random_boxes(seed, samples, ties, names))
+
+
+def devkit_scores(gt_boxes, pred_boxes, names):
+    """The devkit's own mAP, NDS and errors of these boxes, means over some classes."""
+    evaluation = DetectionEval.__new__(DetectionEval)
+    evaluation.cfg, evaluation.verbose = config_factory('detection_cvpr_2019'), False
+    evaluation.cfg.class_names = list(names)
+    evaluation.gt_boxes, evaluation.pred_boxes = gt_boxes, pred_boxes
+    with np.errstate(all='ignore'):
+        metrics = evaluation.evaluate()[0]
+        return {'mAP': metrics.mean_ap, 'NDS': metrics.nd_score,
+                **dict(zip(ERRORS, (metrics.tp_errors[name] for name in DEVKIT_ERRORS)))}
+
+
+CLASS_CHOICES = st.sampled_from([NAMES, ('car', 'barrier', 'bus'), ('traffic_cone', ), ('barrier', 'traffic_cone')])
+
+
+@pytest.mark.filterwarnings('ignore:Mean of empty slice')
+class TestScores:
+
+    @settings(max_examples=80)
+    @given(st.integers(0, 2**31), st.integers(1, 6), st.booleans(), CLASS_CHOICES)
+    def test_against_the_devkit(self, seed, samples, ties, names):
+        gt, pred = rich_boxes(seed, samples, ties, names)
+        matches = match_detections(gt, pred, class_names=names)
+        found = weighted_scores(matches, np.ones((2, samples), dtype=int))
+        for name, value in devkit_scores(gt, pred, names).items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-9, err_msg=name)
+
+    @settings(max_examples=80)
+    @given(st.integers(0, 2**31), st.lists(st.integers(0, 4), min_size=1, max_size=5), st.booleans(), CLASS_CHOICES)
+    def test_weights_are_repeated_samples(self, seed, weights, ties, names):
+        gt, pred = rich_boxes(seed, len(weights), ties, names)
+        matches = match_detections(gt, pred, class_names=names)
+        by_token = dict(zip(matches.sample_tokens.tolist(), weights))
+        others = np.random.default_rng(seed).integers(0, 3, (3, len(weights)))
+        found = weighted_scores(matches, np.concatenate([[weights], others]))
+        for name, value in devkit_scores(repeated(gt, by_token), repeated(pred, by_token), names).items():
+            np.testing.assert_allclose(found[name][0], value, rtol=0, atol=1e-9, err_msg=name)
+
+    def test_errors_are_those_of_the_true_positives(self):
+        """One of two cars found, at 1.2 m and a quarter turn; of the other classes there is nothing."""
+        gt = eval_boxes({'a': [box('a', 'car', (0, 0)), box('a', 'car', (9, 9))]})
+        pred = eval_boxes({'a': [box('a', 'car', (1.2, 0), 0.5), box('a', 'bus', (0, 0), 0.9)]})
+        pred.all[0].rotation, pred.all[0].velocity = (math.sqrt(0.5), 0.0, 0.0, math.sqrt(0.5)), (0.0, 0.25)
+        matches = match_detections(gt, pred, class_names=['car', 'bus'])
+        np.testing.assert_allclose(matches.errors, [[1.2, 0, math.pi / 2, 0.25, math.nan]])
+        scores = weighted_scores(matches, np.array([[1]]))
+        # A mean over both classes, of which the one without true positives has 1; no attribute anywhere is also 1.
+        errors = np.array([1.2, 0, math.pi / 2, 0.25, 1])
+        np.testing.assert_allclose([scores[name][0] for name in ERRORS], (errors + 1) / 2)
+
+    def test_files_of_earlier_versions(self, tmp_path):
+        matches = match_detections(*random_boxes(1, 4, True))
+        dataclasses.replace(matches, errors=None).save(tmp_path / 'old.npz')
+        old = DetectionMatches.load(tmp_path / 'old.npz')
+        assert mean_ap(old) == mean_ap(matches) and old.errors is None
+        with pytest.raises(ValueError, match='stored by an earlier version'):
+            weighted_scores(old, np.ones((1, 4), dtype=int))
+
+    def test_bootstrap(self):
+        gt, pred = rich_boxes(3, 8, False, NAMES)
+        matches = match_detections(gt, pred, class_names=NAMES)
+        scene_of_sample = {token: f'scene {number % 3}' for number, token in enumerate(matches.sample_tokens.tolist())}
+        scores = bootstrap_scores(matches, scene_of_sample, rounds=20, seed=5)
+        assert scores['NDS'].shape == (21, )
+        draws = np.random.default_rng(5).multinomial(3, np.full(3, 1 / 3), size=20)
+        for row, draw in enumerate([np.ones(3, dtype=int), *draws]):
+            weights = [int(draw[int(scene_of_sample[token][-1])]) for token in matches.sample_tokens.tolist()]
+            expected = devkit_scores(*(repeated(boxes, dict(zip(matches.sample_tokens.tolist(), weights)))
+                                       for boxes in (gt, pred)), NAMES)
+            assert scores['NDS'][row] == pytest.approx(expected['NDS'], abs=1e-9)
+        for name in scores:
+            np.testing.assert_array_equal(scores[name], bootstrap_scores(matches, scene_of_sample, 20, 5)[name])
+
+
 def test_recall():
     gt = eval_boxes({'a': [box('a', 'car', (x, 0)) for x in (0, 10, 20)], 'b': [box('b', 'bus', (0, 0))]})
     pred = eval_boxes({'a': [box('a', 'car', (1.5, 0), 0.5), box('a', 'car', (10, 0), 0.25),
@@ -248,7 +344,7 @@ class TestErrors:
         scenes = dict.fromkeys(matches.sample_tokens.tolist(), 'scene')
         with pytest.raises(ValueError, match='at least one pair'):
             paired_bootstrap([], scenes)
-        with pytest.raises(ValueError, match='rounds be at least 1, got 1 and 0'):
+        with pytest.raises(ValueError, match='rounds must be at least 1, got 0'):
             paired_bootstrap([(matches, matches)], scenes, rounds=0)
         with pytest.raises(ValueError, match="it lacks 1: .'sample 2'"):
             paired_bootstrap([(matches, matches)], {token: scenes[token] for token in ('sample 0', 'sample 1')})

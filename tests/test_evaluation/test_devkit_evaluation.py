@@ -95,3 +95,13 @@ def test_samples_that_an_info_file_has_twice_count_once(build):
     dataset.data_infos = dataset.data_infos * 2
     for metrics in evaluations(dataset, perfect(dataset)):
         assert metrics[f'{PREFIX}/mAP'] == pytest.approx(1)
+
+
+def test_an_own_version_is_named_with_the_known_ones(build, tmp_path):
+    dataset = build()
+    (tmp_path / 'data/v1.0-mini').rename(tmp_path / 'data/v1.0-custom')
+    dataset.version = 'v1.0-custom'
+    for evaluate in (lambda: NuScenesEvaluator(dataset), lambda: dataset.evaluate(perfect(dataset))):
+        with pytest.raises(ValueError, match=r"is of v1.0-custom, a metadata.version that the evaluation does not "
+                           r"know; allowed: \['v1.0-mini', 'v1.0-trainval'\]. If its .* correct metadata.version"):
+            evaluate()

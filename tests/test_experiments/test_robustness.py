@@ -12,13 +12,10 @@ from projects.mmdet3d_plugin.apis.test import build_trained_model
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
 from projects.mmdet3d_plugin.evaluation.detection_matches import DetectionMatches, mean_ap
-from projects.mmdet3d_plugin.experiments.robustness import (
-    RobustnessTest,
-    measure_robustness,
-    relative_accuracy,
-    routing_auroc,
-)
-from projects.mmdet3d_plugin.experiments.router_controls import CONTROLS, ControlledRouter
+from projects.mmdet3d_plugin.experiments.headroom import measure_headroom
+from projects.mmdet3d_plugin.experiments.robustness import RobustnessTest, relative_accuracy, routing_auroc
+from projects.mmdet3d_plugin.experiments.robustness_report import measure_robustness
+from projects.mmdet3d_plugin.experiments.router_controls import ALONE, CONTROLS, Control, ControlledRouter
 
 
 @pytest.fixture(scope='module')
@@ -144,6 +141,16 @@ def test_controls_change_the_weights_as_they_say(make_config, checkpoints):
         assert torch.equal(shuffled.sort()[0], learned.sort()[0]) and not torch.equal(shuffled, learned)
     pairs = set(zip(out['oracle'][0].flatten().tolist(), out['oracle'][1].flatten().tolist()))
     assert pairs <= {(0.5, 0.5), (0.0, 1.0), (1.0, 0.0)} and (0.0, 1.0) in pairs
+
+    def bias(control):
+        router.select(control)
+        with torch.no_grad():
+            return head._apply_aqr_modulation(x, x_img, reference, metas)[2].values
+
+    own = cfg.model.pts_bbox_head.get('aqr_bias_strength', 5.0)
+    assert torch.allclose(bias('oracle:2') * own, bias('oracle') * 2) and bias('oracle:2').abs().max() == 2
+    assert torch.equal(bias('learned:0.5') * own / 0.5, bias('learned'))  # and the own strength is back
+    assert not any(bias(name).any() for name in ALONE)
     router.select('shuffled')
 
     def shuffle():
@@ -158,6 +165,36 @@ def test_controls_change_the_weights_as_they_say(make_config, checkpoints):
         router.select('best')
     with pytest.raises(ValueError, match='enable_aqr=True'):
         ControlledRouter(ConfigDict(enable_aqr=False))
+
+
+def test_names_of_controls():
+    for text in (*CONTROLS, *ALONE, 'oracle:5', 'learned:0.25'):
+        assert str(Control.parse(text)) == text
+    assert Control.parse('oracle:5.0') == Control('oracle', 5.0) and Control('oracle', 5.0).file_name == 'oracle_5'
+    assert [Control.parse(text).modality for text in ('lidar_alone', 'camera_alone', 'off')] == [
+        'lidar', 'camera', 'both']
+    for text, message in (('best', "one of learned, .*; got 'best'"), ('off:1', "got 'off:1'"), ('', "got ''"),
+                          ('lidar_alone:2', "got 'lidar_alone:2'"), ('oracle:', "control 'oracle:': could not"),
+                          ('oracle:nan', "control 'oracle:nan': strength of oracle must be")):
+        with pytest.raises(ValueError, match=message):
+            Control.parse(text)
+
+
+def test_headroom(make_config, checkpoints, tmp_path):
+    """A neutral router's baseline: what it does is what the plain model does, alone and with both sensors."""
+    cfg = make_config()
+    text = measure_headroom(cfg, [checkpoints['baseline']], ['camera_drop'], tmp_path)
+    clean, dropped = json.loads((tmp_path / 'headroom.json').read_text())['cases']
+    plain = RobustnessTest(make_config('cmt_synthetic_failures.py'), checkpoints['baseline'], tmp_path / 'plain',
+                           ('learned', 'lidar_alone')).run('camera_drop')
+    for control, name in (('learned', 'off'), ('lidar_alone', 'lidar_alone')):
+        assert dropped[f'{name} mAP'] == pytest.approx(plain[control]['scores']['mAP'], abs=2e-3)
+    # Images are black already: alone is what it was. The oracle of clean data is neutral.
+    assert dropped['lidar_alone - off mAP'] == dropped['lidar_alone - off mAP high'] == 0
+    assert clean['oracle:5 - off mAP'] == 0 and clean['lidar_alone - off mAP'] < 0
+    assert dropped['oracle:5 mAP'] != dropped['oracle:1 mAP']
+    assert '| case ' in text and 'oracle, strength 5' in text and 'LiDAR alone' in text
+    assert len(list((tmp_path / 'results').glob('*.json'))) == 10 and (tmp_path / 'headroom.png').is_file()
 
 
 def by_case(values):
@@ -178,7 +215,8 @@ def test_tables(make_config, checkpoints, tmp_path):
     table = measure_robustness(make_config(), str(checkpoints['routed']), ['object_failure:0.5'], tmp_path)
     rows = json.loads((tmp_path / 'robustness.json').read_text())['cases']
     assert [row['case'] for row in rows] == ['clean', 'object_failure:0.5'] and rows[0]['RA'] == 1
-    assert '| object_failure:0.5 | learned |' in table
+    assert '| object_failure:0.5 | ' in table and '| AUROC LiDAR | ' in table
+    assert f'mRA (learned): {rows[1]["RA"]:.3f} [{rows[1]["RA low"]:.3f}, {rows[1]["RA high"]:.3f}]' in table
     assert (tmp_path / 'robustness.md').read_text() == f'{table}\n'
     assert (tmp_path / 'robustness.csv').read_text().count('\n') == 3
 

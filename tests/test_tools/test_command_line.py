@@ -155,7 +155,7 @@ class TestArguments:
 
 @pytest.mark.parametrize('name, arguments, message', [
     ('test_robustness.py', ['--controls', 'wild'],
-     "argument --controls: invalid choice: 'wild' (choose from 'learned', "),
+     'argument --controls: control must be one of learned, off, averaged, '),
     ('test_robustness.py', ['--controls', 'off', 'off'], 'argument --controls: must differ, got off, off'),
     ('test_robustness.py', ['--cases', 'fov:60', 'fov:60.0'], 'argument --cases: must differ, got fov:60, fov:60'),
     ('test_robustness.py', ['--cases', 'fog'], "argument --cases: case 'fog': 'fog' is no failure; allowed: clean, "),
@@ -171,3 +171,48 @@ def test_mistakes_of_tools_start_nothing(run_tool, tmp_path, name, arguments, me
     write_config(tmp_path)
     assert message in run_tool(name, *files, *arguments, cwd=tmp_path, code=2)
     assert os.listdir(tmp_path) == ['tiny.py']
+
+
+NOT_UTF8 = os.fsdecode(b'd\xff')
+
+
+@pytest.mark.parametrize('name, arguments, argument', [
+    ('make_synthetic_nuscenes.py', ['--out', NOT_UTF8], '--out'),
+    ('create_data.py', ['nuscenes', '--root-path', NOT_UTF8], '--root-path'),
+    ('train.py', ['tiny.py', '--work-dir', f'{NOT_UTF8}/run'], '--work-dir'),
+    ('test.py', ['tiny.py', 'tiny.py', '--out', f'{NOT_UTF8}/results.pkl'], '--out'),
+    ('test.py', ['tiny.py', 'tiny.py', '--eval', 'bbox', '--cfg-options', 'a=1', f'data.test.data_root={NOT_UTF8}'],
+     '--cfg-options'),
+    ('test.py', ['tiny.py', 'tiny.py', '--eval', 'bbox', '--cfg-options', f'a=[1,{NOT_UTF8}]'], '--cfg-options'),
+    ('sweep.py', [f'{NOT_UTF8}/tiny.py'], 'config'),
+])
+@pytest.mark.parametrize('locale', ['C', 'C.UTF-8'])
+def test_names_that_are_not_utf8_are_refused_before_the_work(repo_root, tmp_path, name, arguments, argument, locale):
+    write_config(tmp_path)
+    (tmp_path / NOT_UTF8).mkdir()
+    write_config(tmp_path / NOT_UTF8)
+    done = subprocess.run([sys.executable, repo_root / 'tools' / name, *arguments], cwd=tmp_path, text=True,
+                          capture_output=True, env={**os.environ, 'LC_ALL': locale, 'PYTHONIOENCODING': 'utf-8:strict'})
+    assert done.returncode == 2 and not done.stdout
+    assert f'{name}: error: argument {argument}: ' in done.stderr
+    assert "d\\udcff" in done.stderr and 'is not UTF-8, as logs and tables are; rename it' in done.stderr
+    assert sorted(os.listdir(tmp_path)) == sorted(['tiny.py', NOT_UTF8])
+    assert os.listdir(tmp_path / NOT_UTF8) == ['tiny.py']
+
+
+def test_work_in_a_folder_whose_name_is_not_utf8(run_tool, tmp_path):
+    folder = tmp_path / NOT_UTF8
+    folder.mkdir()
+    write_config(folder)
+    assert 'the name of the current folder' in run_tool('train.py', 'tiny.py', cwd=folder, code=2)
+    assert os.listdir(folder) == ['tiny.py']
+    assert run_tool('train.py', '--help', cwd=folder).startswith('usage: train.py')
+
+
+def test_other_alphabets_and_links_are_names(run_tool, tmp_path):
+    (tmp_path / NOT_UTF8).mkdir()
+    (tmp_path / 'données 数据').symlink_to(tmp_path / NOT_UTF8)
+    write_config(tmp_path)
+    run_tool('train.py', 'tiny.py', '--work-dir', 'données 数据/run', '--no-validate', '--cfg-options',
+             'runner.max_epochs=1', cwd=tmp_path)
+    assert (tmp_path / NOT_UTF8 / 'run/latest.pth').exists()

@@ -1,22 +1,23 @@
-"""Which detections nuScenes counts as true positives, kept by sample, and the mAP of any re-weighting of the samples.
+"""Which detections nuScenes counts as true positives, kept by sample, and mAP and NDS of any re-weighting of samples.
 
 The devkit matches by descending score over the whole set, but only within a sample. So whether a detection is a true
 positive does not depend on the other samples, and a bootstrap over scenes matches once and then counts samples anew.
 """
 import dataclasses
 from collections import defaultdict
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 from nuscenes.eval.common.utils import center_distance
 
 from ..utils.atomic_file import atomic_path
-from .nuscenes_scores import CLASSES, DISTANCES
+from .nuscenes_scores import CLASSES, DISTANCES, ERRORS
+from .true_positive_errors import TruePositiveTies, box_errors, nds
 
 RECALL_DISTANCE = 2.0  # m, the devkit's threshold for its true-positive metrics
 _MIN_PRECISION = 0.1
 _RECALLS = np.linspace(0, 1, 101)[11:]  # (90,), of the devkit's 101 points those above its minimum recall, 0.1
-_CHUNK = 2**18  # copies of detections held at once: small enough for a processor's cache
+_CHUNK = 2**18  # numbers held at once: small enough for a processor's cache
 
 
 @dataclasses.dataclass
@@ -36,6 +37,8 @@ class DetectionMatches:
         gt_sample (ndarray): (G,) index into `sample_tokens`.
         gt_center (ndarray): (G, 3) gravity center in the global frame, m.
         gt_score (ndarray): (G,) score of the detection matched at 2 m, NaN where there is none.
+        errors (ndarray | None): (P, 5) `ERRORS` of the P detections matched at 2 m, in the order of the detections, NaN
+            where the devkit has none; None in files of earlier versions, which tell mAP but not NDS.
     """
     sample_tokens: np.ndarray
     class_names: np.ndarray
@@ -48,6 +51,7 @@ class DetectionMatches:
     gt_sample: np.ndarray
     gt_center: np.ndarray
     gt_score: np.ndarray
+    errors: Optional[np.ndarray] = None
 
     @property
     def num_gt(self):
@@ -59,7 +63,8 @@ class DetectionMatches:
     def save(self, path):
         """Write all arrays to one .npz file; it appears whole or not at all."""
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:
-            np.savez_compressed(file, **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+            arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+            np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
     def load(cls, path):
@@ -73,10 +78,10 @@ class DetectionMatches:
         with open(path, 'rb') as file:
             arrays = np.load(file, allow_pickle=False)
             found = getattr(arrays, 'files', 'a single array')
-            if set(found) != set(names):
+            if not {*names} - {'errors'} <= {*found} <= {*names}:
                 raise ValueError(f'{path} must hold the arrays {names}, as DetectionMatches.save writes them; '
                                  f'got {found}')
-            return cls(**{name: arrays[name] for name in names})
+            return cls(**{name: arrays[name] for name in found})
 
 
 def match_detections(gt_boxes, pred_boxes, class_names=CLASSES, distances=DISTANCES):
@@ -115,7 +120,7 @@ def match_detections(gt_boxes, pred_boxes, class_names=CLASSES, distances=DISTAN
     found, label, sample, score = [found[i] for i in order], label[order], sample[order], score[order]
 
     is_tp = np.zeros((len(found), len(distances)), dtype=bool)
-    gt_score = np.full(len(truths), np.nan)
+    gt_score, errors = np.full(len(truths), np.nan), np.full((len(found), len(ERRORS)), np.nan)
     rows, columns = _by_cell(label, sample), _by_cell(gt_label, gt_sample)
     for cell in rows.keys() & columns.keys():
         row, column = np.array(rows[cell]), np.array(columns[cell])
@@ -124,11 +129,15 @@ def match_detections(gt_boxes, pred_boxes, class_names=CLASSES, distances=DISTAN
             match = _greedy_match(distance, threshold)
             is_tp[row, i] = match >= 0
             if threshold == RECALL_DISTANCE:
-                gt_score[column[match[match >= 0]]] = score[row[match >= 0]]
+                hits, owners = row[match >= 0], column[match[match >= 0]]
+                gt_score[owners] = score[hits]
+                for d, g in zip(hits, owners):
+                    errors[d] = box_errors(truths[g], found[d])
     return DetectionMatches(
         sample_tokens=np.array(list(index_of), dtype=str), class_names=np.array(list(label_of), dtype=str),
         distances=distances, label=label, sample=sample, score=score, is_tp=is_tp, gt_label=gt_label,
         gt_sample=gt_sample, gt_score=gt_score,
+        errors=errors[is_tp[:, distances == RECALL_DISTANCE].any(axis=1)],
         gt_center=np.array([box.translation for box in truths], dtype=float).reshape(-1, 3))
 
 
@@ -189,12 +198,40 @@ def average_precisions(matches, weights=None):
     Raises:
         ValueError: weights of other shape, type or range.
     """
+    weights = np.ones(len(matches.sample_tokens), dtype=np.int64) if weights is None else np.asarray(weights)
+    return _average_precisions(matches, _checked(matches, weights, 1)[None])[0]
+
+
+def weighted_scores(matches, weights):
+    """nuScenes' scores of several weightings at once, each as `average_precisions` has it.
+
+    Args:
+        matches (DetectionMatches): of N samples.
+        weights (ndarray): (R, N) integers >= 0.
+
+    Returns:
+        dict[str, ndarray]: mAP, NDS and the mean `ERRORS`, (R,) each. Errors of a class without a true positive count
+        as 1, as the devkit has it.
+
+    Raises:
+        ValueError: weights of other shape, type or range; matches without errors, from a file of an earlier version.
+    """
+    if matches.errors is None:
+        raise ValueError('these matches were stored by an earlier version, without the errors that NDS needs: repeat '
+                         'the test in another folder')
+    aps, errors = _weighted_metrics(matches, _checked(matches, np.asarray(weights), 2), with_errors=True)
+    mean_ap = aps.mean(axis=(1, 2))
+    return {'mAP': mean_ap, **nds(mean_ap, errors, matches.class_names)}
+
+
+def _checked(matches, weights, dimensions):
+    """Weights (N,) or (R, N) as int64; raise ValueError for others."""
     count = len(matches.sample_tokens)
-    weights = np.ones(count, dtype=np.int64) if weights is None else np.asarray(weights)
-    if weights.shape != (count, ) or weights.dtype.kind not in 'iub' or (weights < 0).any():
+    fits = weights.ndim == dimensions and weights.shape[-1] == count
+    if not fits or weights.dtype.kind not in 'iub' or (weights < 0).any():
         raise ValueError(f'weights must be {count} integers >= 0, one for each sample; got {weights.dtype} of shape '
                          f'{weights.shape}' + (f', minimum {weights.min()}' if weights.size else ''))
-    return _average_precisions(matches, weights[None].astype(np.int64))[0]
+    return weights.astype(np.int64)
 
 
 def mean_ap(matches, weights=None):
@@ -204,49 +241,103 @@ def mean_ap(matches, weights=None):
 
 def _average_precisions(matches, weights):
     """`average_precisions` of several weightings at once: weights (R, N) int64 -> (R, C, T)."""
+    return _weighted_metrics(matches, weights)[0]
+
+
+def _weighted_metrics(matches, weights, with_errors=False):
+    """AP (R, C, T) and errors (R, C, 5) of several weightings (R, N) int64; errors are 1 unless asked for."""
     num_gt = weights @ matches.num_gt  # (R, C)
-    result = np.zeros((*num_gt.shape, len(matches.distances)))
+    aps, errors = np.zeros((*num_gt.shape, len(matches.distances))), np.ones((*num_gt.shape, len(ERRORS)))
+    # Samples with the same weights in all rows, such as those of a scene, are one group.
+    weights, group = np.unique(weights, axis=1, return_inverse=True)  # (R, S)
+    group = group.reshape(-1)[matches.sample]  # (D,)
+    error_of = np.cumsum(matches.is_tp[:, matches.distances == RECALL_DISTANCE].any(axis=1))  # of detections, from 1
     for label in range(len(matches.class_names)):
-        own = slice(*np.searchsorted(matches.label, (label, label + 1)))
+        first, last = np.searchsorted(matches.label, (label, label + 1))
+        own = slice(first, last)
         if matches.is_tp[own].any():
-            result[:, label] = _class_average_precisions(
-                matches.sample[own], matches.score[own], matches.is_tp[own], weights, num_gt[:, label, None])
-    return result
+            known = None
+            if with_errors:
+                known = matches.errors[error_of[first - 1] if first else 0:error_of[last - 1]]
+            ties = _Ties.of(matches.sample[own], matches.score[own], matches.is_tp[own], group[own])
+            for i, distance in enumerate(matches.distances):
+                if ties.tps[:, i].any():
+                    _score_class(ties, i, known if distance == RECALL_DISTANCE else None, weights,
+                                 num_gt[:, label, None], aps[:, label, i], errors[:, label])
+    return aps, errors
 
 
-def _class_average_precisions(sample, score, is_tp, weights, num_gt):
-    """AP of one class for several weightings.
+class _Ties(NamedTuple):
+    """Detections of one class, in the devkit's order; those of one sample with equal scores are a tie.
 
-    Detections of one sample with equal scores form a tie. The devkit ranks the copies of a sample one after the other,
-    so a tie is repeated as a whole: its ranks are (copy, place within the tie).
+    The devkit ranks the copies of a sample one after the other, so a tie is repeated as a whole: its ranks are (copy,
+    place within the tie).
+
+    Attributes:
+        score, size, group: (K,) score, number of detections and group of each tie.
+        tps: (K, T) true positives of each tie.
+        place: (D,) of every detection within its tie, from 1.
+        is_tp: (D, T).
+    """
+    score: np.ndarray
+    size: np.ndarray
+    group: np.ndarray
+    tps: np.ndarray
+    place: np.ndarray
+    is_tp: np.ndarray
+
+    @classmethod
+    def of(cls, sample, score, is_tp, group):
+        """From detections: their sample, score and group (D,), and is_tp (D, T)."""
+        start = np.flatnonzero(np.append(True, (sample[1:] != sample[:-1]) | (score[1:] != score[:-1])))  # (K,)
+        size = np.diff(np.append(start, len(score)))
+        return cls(score[start], size, group[start], np.add.reduceat(is_tp.astype(np.int64), start, axis=0),
+                   1 + np.arange(len(score)) - np.repeat(start, size), is_tp)
+
+    def before(self, hit, groups):
+        """What comes before ties with a true positive, by group.
+
+        Args:
+            hit (ndarray): (H,) ties.
+            groups (int): number S of groups.
+
+        Returns:
+            tuple[ndarray, ndarray]: (S, H + 1) detections before each of them, and last tie before each of them, -1
+            for none; the last column is of all ties.
+        """
+        cell = self.group * (len(hit) + 1) + np.searchsorted(hit, np.arange(len(self.size)), side='right')
+        shape = groups, len(hit) + 1
+        counts = np.bincount(cell, self.size, minlength=shape[0] * shape[1]).reshape(shape)
+        last = np.full(shape[0] * shape[1], -1)
+        last[cell] = np.arange(len(self.size))  # of several the last one stays
+        return np.cumsum(counts, axis=1), np.maximum.accumulate(last.reshape(shape), axis=1)
+
+
+def _score_class(ties, column, errors, weights, num_gt, ap, mean_errors):
+    """AP and errors of one class at one distance, for several weightings, written into `ap` and `mean_errors`.
 
     Args:
-        sample, score (ndarray): (D,) in the devkit's order.
-        is_tp (ndarray): (D, T) bool, at least one is true.
-        weights (ndarray): (R, N) int64.
+        ties (_Ties): of the class, with at least one true positive at the distance.
+        column (int): of the distance.
+        errors (ndarray | None): (P, 5) of the true positives; None leaves `mean_errors` as they are.
+        weights (ndarray): (R, S) int64, how often the samples of a group occur.
         num_gt (ndarray): (R, 1) ground-truth boxes of the class in the weighted set.
-
-    Returns:
-        ndarray: (R, T)
+        ap, mean_errors (ndarray): (R,) and (R, 5), to be filled.
     """
-    start = np.flatnonzero(np.append(True, (sample[1:] != sample[:-1]) | (score[1:] != score[:-1])))  # (K,) of K ties
-    size = np.diff(np.append(start, len(score)))  # (K,)
-    place = 1 + np.arange(len(score)) - np.repeat(start, size)  # (D,) within the tie, from 1
-    tps = np.add.reduceat(is_tp.astype(np.int64), start, axis=0)  # (K, T)
+    hit = np.flatnonzero(ties.tps[:, column])  # (H,) ties with a true positive
+    size, tps, place = ties.size[hit], ties.tps[hit, column], ties.place[ties.is_tp[:, column]]
+    before, last_before = ties.before(hit, weights.shape[1])
     recalled = _recalled(num_gt)
-    result = np.zeros((len(weights), is_tp.shape[1]))
-    step = max(1, _CHUNK // len(start))
-    for rows in (slice(first, first + step) for first in range(0, len(weights), step)):
-        copies = weights[rows][:, sample[start]]  # (r, K)
-        ranked = np.cumsum(copies * size, axis=1)  # (r, K) detections up to the end of each tie
-        for i in range(is_tp.shape[1]):
-            hit = np.flatnonzero(tps[:, i])  # (H,) ties with a true positive
-            if len(hit):
-                rank, total = _rank_of_next_tp(
-                    recalled[rows], copies[:, hit], (ranked - copies * size)[:, hit], ranked[:, -1:], size[hit],
-                    tps[hit, i], place[is_tp[:, i]])
-                result[rows, i] = _clipped_mean(_precision(recalled[rows], rank, total, num_gt[rows]))
-    return result
+    known = None if errors is None else TruePositiveTies.of(ties.score[hit], np.cumsum(tps) - tps, errors)
+    step = max(1, _CHUNK // max(len(hit), weights.shape[1] * len(_RECALLS)))
+    for rows in (slice(begin, begin + step) for begin in range(0, len(weights), step)):
+        copies = weights[rows][:, ties.group[hit]]  # (r, H)
+        ranked = np.rint(weights[rows].astype(float) @ before).astype(np.int64)  # (r, H + 1); floats multiply faster
+        following = _next_tp(recalled[rows], copies, ranked, size, tps, place)
+        ap[rows] = _clipped_mean(_precision(recalled[rows], following.rank, following.total, num_gt[rows]))
+        if known is not None:
+            mean_errors[rows] = known.mean_errors(copies, _confidence(
+                recalled[rows], following, num_gt[rows], weights[rows], last_before, ties.score[hit], ties.score))
 
 
 def _recalled(num_gt):
@@ -259,19 +350,33 @@ def _recalled(num_gt):
     return number + ((number + 1) / num_gt <= _RECALLS)  # products may round down to below a whole number
 
 
-def _rank_of_next_tp(recalled, copies, before, ranked, size, tps, place):
-    """Rank, from 1, of the true positive that comes after the first `recalled` ones.
+class _NextTruePositive(NamedTuple):
+    """What comes after the first `recalled` true positives of r weightings, at each of the 90 `_RECALLS`.
+
+    Attributes:
+        rank: (r, 90) of the next true positive, from 1; where none is left, one more than the number of detections.
+        tie: (r, 90) its tie among those with a true positive; where none is left, their number.
+        is_first: (r, 90) bool, it is the first detection of the first copy of its tie, or none is left.
+        total: (r, 1) number of all true positives.
+    """
+    rank: np.ndarray
+    tie: np.ndarray
+    is_first: np.ndarray
+    total: np.ndarray
+
+
+def _next_tp(recalled, copies, ranked, size, tps, place):
+    """Find the true positives that come next.
 
     Args:
         recalled (ndarray): (r, 90) numbers of true positives.
-        copies, before (ndarray): (r, H) for H ties with true positives: how often they occur, detections before them.
-        ranked (ndarray): (r, 1) number of all detections.
+        copies (ndarray): (r, H) for H ties with true positives: how often they occur.
+        ranked (ndarray): (r, H + 1) detections before them, and of all.
         size, tps (ndarray): (H,) number of detections and of true positives of each tie.
         place (ndarray): place of every true positive within its tie, in the order of the ties.
 
     Returns:
-        tuple[ndarray]: (r, 90) ranks, one more than `ranked` where no true positive is left; (r, 1) number of all true
-        positives.
+        _NextTruePositive
     """
     found = np.cumsum(copies * tps, axis=1)  # (r, H) true positives up to the end of each tie
     total = found[:, -1:]
@@ -282,8 +387,11 @@ def _rank_of_next_tp(recalled, copies, before, ranked, size, tps, place):
     earlier = (found - copies * tps)[row, tie]
     copy, nth = np.divmod(wanted - 1 - earlier, tps[tie])
     first = np.cumsum(tps) - tps  # (H,) each tie's first in `place`
-    rank = before[row, tie] + copy * size[tie] + place[first[tie] + nth]
-    return np.where(recalled < total, rank, ranked + 1), total
+    place = place[first[tie] + nth]
+    is_left = recalled < total
+    return _NextTruePositive(
+        np.where(is_left, ranked[row, tie] + copy * size[tie] + place, ranked[:, -1:] + 1),
+        np.where(is_left, tie, found.shape[1]), ~is_left | ((copy == 0) & (place == 1)), total)
 
 
 def _precision(recalled, rank, total, num_gt):
@@ -297,6 +405,29 @@ def _precision(recalled, rank, total, num_gt):
     upper = (recalled + 1) / rank
     precision = lower + (upper - lower) * (_RECALLS * num_gt - recalled)
     return np.where(_RECALLS > total / num_gt, 0.0, precision)
+
+
+def _confidence(recalled, following, num_gt, weights, last_before, hit_score, score):
+    """Score (r, 90) that reaches `_RECALLS`, as `np.interp` finds it on the devkit's curve of recall and score.
+
+    Between the detection before the next true positive and this one itself the score changes linearly with recall. It
+    is constant before the first point and 0 after the last.
+
+    Args:
+        recalled, num_gt (ndarray): as of `_precision`.
+        following (_NextTruePositive): after `recalled`.
+        weights (ndarray): (r, S) how often the samples of a group occur.
+        last_before (ndarray): (S, H + 1) see `_Ties.before`.
+        hit_score, score (ndarray): (H,) and (K,) scores of the ties with a true positive and of all.
+    """
+    num_gt = np.maximum(num_gt, 1)
+    upper = np.append(hit_score, 0)[following.tie]
+    previous = np.where(weights[:, None] > 0, last_before.T[following.tie], -1).max(axis=2)  # (r, 90) tie, -1 for none
+    lower = np.where(following.is_first & (previous >= 0), score[previous], upper)
+    slope = (upper - lower) / ((recalled + 1) / num_gt - recalled / num_gt)
+    is_left = recalled < following.total
+    confidence = np.where(is_left, slope * (_RECALLS - recalled / num_gt) + lower, lower)
+    return np.where(_RECALLS > following.total / num_gt, 0.0, confidence)
 
 
 def _clipped_mean(precision):
@@ -328,10 +459,34 @@ def recall(matches, selected, score_thr):
 
 
 class BootstrapInterval(NamedTuple):
-    """A difference and the 2.5 and 97.5 percentiles of its bootstrap distribution."""
+    """A value and the 2.5 and 97.5 percentiles of its bootstrap distribution."""
     mean: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, values):
+        """From the value on the set as it is, and those of the rounds behind it; NaN where a round has none."""
+        return cls(*(float(value) for value in (values[0], *np.percentile(values[1:], (2.5, 97.5)))))
+
+
+def bootstrap_scores(matches, scene_of_sample, rounds=1000, seed=0):
+    """`weighted_scores` on the set as it is and in the rounds of a bootstrap over scenes, see `paired_bootstrap`.
+
+    Rounds of equal seed draw the same scenes for all matches of a set, so that differences and ratios of their values
+    are paired; `BootstrapInterval.of` makes intervals of them.
+
+    Args:
+        matches (DetectionMatches): to score.
+        scene_of_sample, rounds, seed: see `paired_bootstrap`.
+
+    Returns:
+        dict[str, ndarray]: mAP, NDS and the mean `ERRORS`, (1 + rounds,) each, first on the set as it is.
+
+    Raises:
+        ValueError: no round, samples without a scene, or see `weighted_scores`.
+    """
+    return weighted_scores(matches, _drawn_scenes(matches, scene_of_sample, rounds, seed))
 
 
 def paired_bootstrap(pairs, scene_of_sample, rounds=1000, seed=0):
@@ -356,24 +511,29 @@ def paired_bootstrap(pairs, scene_of_sample, rounds=1000, seed=0):
             truth, classes and distances.
     """
     pairs = list(pairs)
-    if not pairs or rounds < 1:
-        raise ValueError(f'pairs must hold at least one pair and rounds be at least 1, got {len(pairs)} and {rounds}')
+    if not pairs:
+        raise ValueError('pairs must hold at least one pair of matches, got none')
     reference = pairs[0][0]
     for other in (matches for pair in pairs for matches in pair):
         _check_comparable(reference, other)
-    missing = [token for token in reference.sample_tokens.tolist() if token not in scene_of_sample]
-    if missing:
-        raise ValueError(f'scene_of_sample must have every sample, it lacks {len(missing)}: {missing[:5]}')
-
-    scenes, scene = np.unique([scene_of_sample[token] for token in reference.sample_tokens.tolist()],
-                              return_inverse=True)  # scene: (N,)
-    draws = np.random.default_rng(seed).multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), size=rounds)
-    as_it_is = np.ones((1, len(scenes)), dtype=draws.dtype)
-    weights = np.concatenate([as_it_is, draws])[:, scene]  # (1 + rounds, N)
+    weights = _drawn_scenes(reference, scene_of_sample, rounds, seed)
     differences = np.mean([_average_precisions(a, weights).mean(axis=(1, 2))
                            - _average_precisions(b, weights).mean(axis=(1, 2)) for a, b in pairs], axis=0)
-    return BootstrapInterval(*(float(value) for value in (
-        differences[0], *np.percentile(differences[1:], (2.5, 97.5)))))
+    return BootstrapInterval.of(differences)
+
+
+def _drawn_scenes(matches, scene_of_sample, rounds, seed):
+    """(1 + rounds, N) how often each sample counts: once, then as often as each round drew its scene."""
+    if rounds < 1:
+        raise ValueError(f'rounds must be at least 1, got {rounds}')
+    tokens = matches.sample_tokens.tolist()
+    missing = [token for token in tokens if token not in scene_of_sample]
+    if missing:
+        raise ValueError(f'scene_of_sample must have every sample, it lacks {len(missing)}: {missing[:5]}')
+    scenes, scene = np.unique([scene_of_sample[token] for token in tokens], return_inverse=True)  # scene: (N,)
+    draws = np.random.default_rng(seed).multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), size=rounds)
+    as_it_is = np.ones((1, len(scenes)), dtype=draws.dtype)
+    return np.concatenate([as_it_is, draws])[:, scene]
 
 
 def _check_comparable(a, b):

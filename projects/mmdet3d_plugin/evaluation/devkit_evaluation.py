@@ -14,6 +14,22 @@ from nuscenes.utils.splits import create_splits_scenes
 EVAL_SETS = {'v1.0-mini': 'mini_val', 'v1.0-trainval': 'val'}
 
 
+def check_version(dataset):
+    """Raise ValueError where the version of a dataset's info file is none of :data:`EVAL_SETS`, and say what helps."""
+    if dataset.version in tuple(EVAL_SETS):
+        return
+    if dataset.version == 'v1.0-test':
+        reason = 'which has no annotations to evaluate with'
+        advice = 'test.py --format-only writes the files of a submission'
+    else:
+        reason = 'a metadata.version that the evaluation does not know'
+        advice = ('If its samples are in tables of one of these, make it again with tools/create_data.py --version '
+                  '(--splits for scenes of own names) or correct metadata.version in it; own tables go into a folder '
+                  'of such a name')
+    raise ValueError(f'info file {dataset.ann_file} is of {dataset.version}, {reason}; allowed: {list(EVAL_SETS)}. '
+                     f'{advice}')
+
+
 class DatasetEvaluation(DetectionEval):
     """The devkit's evaluation, which wants exactly a split and ten classes, for any samples and classes of a set.
 
@@ -31,8 +47,7 @@ class DatasetEvaluation(DetectionEval):
     """
 
     def __init__(self, nusc, dataset, result_path, output_dir):
-        if dataset.version not in EVAL_SETS:
-            raise ValueError(f'version must be one of {list(EVAL_SETS)}, got {dataset.version!r}')
+        check_version(dataset)
         self.nusc, self.result_path, self.output_dir = nusc, result_path, output_dir
         self.verbose, self.eval_set = False, EVAL_SETS[dataset.version]
         self.cfg = copy.copy(dataset.eval_detection_configs)

@@ -8,7 +8,7 @@ from mmcv.utils import print_log
 from nuscenes import NuScenes
 
 from .detection_matches import match_detections
-from .devkit_evaluation import EVAL_SETS, DatasetEvaluation
+from .devkit_evaluation import DatasetEvaluation, check_version
 from .nuscenes_scores import CLASSES
 
 _PREFIX = 'pts_bbox_NuScenes'
@@ -27,8 +27,7 @@ class NuScenesEvaluator:
     """
 
     def __init__(self, dataset):
-        if dataset.version not in EVAL_SETS:
-            raise ValueError(f'version must be one of {list(EVAL_SETS)}, got {dataset.version!r}')
+        check_version(dataset)
         self.dataset = dataset
         self.nusc = NuScenes(dataset.version, dataset.data_root, verbose=False)
         self._said = set()

@@ -1,4 +1,4 @@
-"""Plots of numbers: differences of an ablation, cost of attention, sweeps of the bias strength, training runs."""
+"""Plots of numbers: differences of an ablation, headroom of routing, cost of attention, sweeps, training runs."""
 import math
 
 import numpy as np
@@ -51,6 +51,30 @@ def draw_growth(path, growth):
         axes.set(xlabel=quantity, ylabel='forward + backward (s)', xticks=values, ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
+    save_figure(figure, path)
+
+
+def draw_headroom(path, gains):
+    """Draw what else a detector could have done against what it did, with intervals, a line per case.
+
+    Args:
+        path (str | Path): picture to write; its suffix is the format.
+        gains (dict[str, dict[str, dict]]): case -> way -> ``mean``, ``low`` and ``high`` of its difference in mAP.
+    """
+    ways = list(next(iter(gains.values())))
+    figure = new_figure((7.5, 0.42 * len(gains) + 1.6))
+    axes = figure.subplots()
+    spread = np.linspace(-0.27, 0.27, len(ways)) if len(ways) > 1 else [0.0]
+    for way, (color, marker), shift in zip(ways, LINE_STYLES, spread):
+        mean, low, high = ([case[way][name] for case in gains.values()] for name in ('mean', 'low', 'high'))
+        place = np.arange(len(gains)) + shift
+        axes.hlines(place, low, high, color=color, linewidth=1.2)
+        axes.plot(mean, place, marker=marker, color=color, markersize=4, linestyle='none', label=way)
+    axes.axvline(0, color='0.4', linewidth=1)
+    axes.set(xlabel='difference in mAP to the same detector without routing', yticks=np.arange(len(gains)),
+             yticklabels=list(gains), ylim=(len(gains) - 0.4, -0.6))
+    axes.grid(axis='x', alpha=0.3)
+    legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
     save_figure(figure, path)
 
 
