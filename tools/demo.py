@@ -34,7 +34,7 @@ def main(args):
     cfg = load_config(args.config, args.cfg_options)
     seed_everything(args.seed)
     dataset, indices = select_frames(args, cfg)
-    model = load_model(args, cfg)
+    model = load_model(args, cfg, dataset.CLASSES)
 
     results, seconds = [], []
     progress = mmcv.ProgressBar(len(indices))
@@ -71,17 +71,19 @@ def select_frames(args, cfg):
     return dataset, [find_sample(tokens, sample) for sample in args.sample]
 
 
-def load_model(args, cfg):
-    """The model with the weights of the checkpoint, or untrained ones where there is none."""
+def load_model(args, cfg, classes):
+    """The model with the weights of the checkpoint, or untrained ones where there is none, for the classes of data."""
     import mmcv
     from mmdet3d.models import build_model
 
     from projects.mmdet3d_plugin.apis import build_trained_model
+    from projects.mmdet3d_plugin.apis.class_names import report_classes_of_data
     if args.checkpoint:
-        return build_trained_model(cfg, args.checkpoint, args.drop_router, args.trust_checkpoint)
+        return build_trained_model(cfg, args.checkpoint, args.drop_router, args.trust_checkpoint, classes)
     print('NO CHECKPOINT: the weights are untrained, the detections below are noise.')
     mmcv.utils.get_logger('mmcv').setLevel(logging.WARNING)  # init_weights reports each parameter
     model = build_model(cfg.model, test_cfg=cfg.get('test_cfg'))
+    report_classes_of_data(model, 'data.test', classes, {})
     model.init_weights()
     return model.eval()
 

@@ -7,18 +7,21 @@ def parse_args():
     parser = command_line.new_parser(__doc__)
     parser.add_argument('config', type=command_line.existing_file, help='config file whose data.test was tested')
     parser.add_argument('results', metavar='RESULTS.pkl', type=command_line.existing_file,
-                        help='file of test.py --out: a pickle, which can run code hidden in it, so only from an origin '
-                        'that you trust')
+                        help='file of test.py --out')
     parser.add_argument('--cfg-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
                         help='override settings of the config; those that choose the samples as in the test')
     parser.add_argument('--eval-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
                         help='further arguments of dataset.evaluate()')
+    parser.add_argument('--trust-data', action='store_true',
+                        help='read detections that hold more than boxes, tensors and plain values, which can run code '
+                        'hidden in the file: only for files whose origin you trust')
     return parser.parse_args()
 
 
 def main(args):
     from projects.mmdet3d_plugin.apis import evaluate_results, load_config
-    evaluate_results(load_config(args.config, args.cfg_options), args.results, args.eval_options)
+    evaluate_results(load_config(args.config, args.cfg_options), args.results, args.eval_options,
+                     args.trust_data)
 
 
 if __name__ == '__main__':

@@ -54,7 +54,8 @@ def main(args):
     datasets = [build_case_dataset(cfg, case, args.frame, args.seed) for case in args.case]
     tokens = sample_tokens(datasets[0])
     indices = range(len(tokens)) if args.frame is not None else [find_sample(tokens, name) for name in args.sample]
-    model = build_trained_model(cfg, args.checkpoint, trust_checkpoint=args.trust_checkpoint).to(default_device())
+    model = build_trained_model(cfg, args.checkpoint, trust_checkpoint=args.trust_checkpoint,
+                                classes=datasets[0].CLASSES).to(default_device())
     if args.queries is not None:
         check_queries(args.queries, model.pts_bbox_head.num_query)
     write_report(args, model, datasets, {index: tokens[index] for index in indices})

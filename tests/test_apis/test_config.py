@@ -21,6 +21,15 @@ class TestLoadConfig:
         with pytest.raises(FileNotFoundError, match='config file not found: .*no.py'):
             load_config(tmp_path / 'no.py')
 
+    @pytest.mark.parametrize('line, name', [
+        ("data['test']['data_root'] = 'd\\udcff/'", 'data.test.data_root'),
+        ("work_dir = 'd\\udcff'", 'work_dir'), ("own = [dict(a=(1, 'd\\udcff'))]", 'own.a')])
+    def test_settings_that_are_not_utf8(self, tmp_path, line, name):
+        path = write_config(tmp_path)
+        path.write_text(f'{path.read_text()}\n{line}\n')
+        with pytest.raises(ValueError, match=rf"^{name}='d\\udcff/?' is not UTF-8, as logs and saved configs are"):
+            load_config(path)
+
     @pytest.mark.parametrize('option, message', [
         ('modle.width', "the config has no 'modle'; did you mean model"),
         ('data.sample_per_gpu', "data has no 'sample_per_gpu'; did you mean samples_per_gpu"),

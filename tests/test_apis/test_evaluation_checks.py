@@ -39,6 +39,9 @@ def test_what_is_left_out_is_said(build):
 
 @pytest.mark.parametrize('changes, message', [
     (dict(version='v1.0-test'), 'infos.pkl is of v1.0-test, which has no annotations'),
+    (dict(version='v1.0-custom'), r"info file infos.pkl is of v1.0-custom, a metadata.version that the "
+     r"evaluation does not know; allowed: \['v1.0-mini', 'v1.0-trainval'\]. If its .*create_data.py --version"),
+    (dict(version='v1.0'), 'infos.pkl is of v1.0, a metadata.version that the evaluation does not know'),
     (dict(classes=('car', 'tram')), r"nuScenes has no annotations of the classes \['tram'\]; allowed: \['car'"),
     (dict(scenes=[*SCENES, 'elsewhere']), '1 of 3 samples in infos.pkl are not in the tables of v1.0-mini'),
     (dict(cls=NuScenesDataset, scenes=SCENES[:1]), 'NuScenesDataset evaluates whole splits with all classes'),

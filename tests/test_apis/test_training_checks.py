@@ -10,14 +10,18 @@ from projects.mmdet3d_plugin.apis.training_checks import check_ground_truth, che
 
 
 def config(**changes):
-    return Config({**dict(runner=dict(max_epochs=2), optimizer=dict(type='SGD', lr=0.0), optimizer_config={}),
+    return Config({**dict(runner=dict(max_epochs=2), optimizer=dict(type='SGD', lr=0.0), optimizer_config={},
+                          workflow=[('train', 1)]),
                    **changes})
 
 
 @pytest.mark.parametrize('changes', [
     {}, dict(optimizer_config=dict(grad_clip=None)), dict(optimizer_config=dict(grad_clip=dict(max_norm=35))),
     dict(optimizer=dict(lr=1e3)), dict(custom_hooks=[dict(type='EMAHook', priority=49)]),
-    dict(custom_hooks=[dict(type='NonFiniteLossHook')])])
+    dict(custom_hooks=[dict(type='NonFiniteLossHook')]), dict(checkpoint_config=dict(interval=-1, max_keep_ckpts=-1)),
+    dict(checkpoint_config=None, momentum_config=None, auto_scale_lr=dict(enable=False, base_batch_size=16)),
+    dict(optimizer_config=dict(grad_clip=dict(max_norm=1, norm_type=math.inf))),
+    dict(workflow=[('train', 2), ('val', 1)])])
 def test_settings_that_can_train(changes):
     check_training_settings(config(**changes))
 
@@ -34,6 +38,9 @@ def test_settings_that_can_train(changes):
     (dict(optimizer_config=dict(grad_clip=dict(norm_type=2))), 'max_norm must be a finite number > 0, got None'),
     (dict(evaluation=dict(interval=0)), 'evaluation.interval must be an integer >= 1, got 0'),
     (dict(evaluation=dict(interval=0.5)), 'evaluation.interval must be'),
+    (dict(workflow=[('train', 1), ('train', 1)]), 'workflow must be'), (dict(workflow=[]), 'workflow must be'),
+    (dict(checkpoint_config=dict(interval=-2)), 'interval must be an integer >= 1, or -1 for never, got -2'),
+    (dict(lr_config=dict(cyclic_times=1.5)), 'lr_config.cyclic_times must be an integer >= 1, got 1.5'),
     (dict(custom_hooks=[dict(type='EMAHook')]), "EMAHook needs priority='ABOVE_NORMAL', got 'NORMAL'"),
     (dict(custom_hooks=[dict(type='ExpMomentumEMAHook', priority='LOW')]), "got 'LOW'")])
 def test_settings_that_cannot(changes, message):

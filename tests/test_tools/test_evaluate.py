@@ -1,3 +1,5 @@
+import os
+
 import mmcv
 import pytest
 
@@ -43,7 +45,10 @@ def change_labels(results):
 @pytest.mark.parametrize('change, message', [
     (lambda results: results.pop(), 'must have one entry for each of the 2 samples of data.test, has 1'),
     (change_boxes, 'the number of boxes in entry 1 is 510, but nuScenes accepts at most 500 boxes a sample'),
-    (change_labels, 'entry 1 has labels from 1 to 10, data.test has the 10 classes'),
+    (change_labels, 'entry 1 has labels from 1 to 10, its class_names are the 10 classes'),
+    (lambda results: results[1]['pts_bbox'].pop('class_names') and change_labels(results),
+     'entry 1 has labels from 1 to 10, data.test has the 10 classes'),
+    (lambda results: results[1]['pts_bbox'].update(class_names=['tram'] * 10), "changed.pkl has ['tram', 'tram', "),
     (lambda results: results[0].clear(), 'entry 0 has no boxes_3d, scores_3d and labels_3d'),
 ])
 def test_results_that_do_not_suit_the_data(run_tool, tested, tmp_path, change, message):
@@ -56,4 +61,25 @@ def test_results_that_do_not_suit_the_data(run_tool, tested, tmp_path, change, m
 def test_files_that_are_no_results(run_tool, tested):
     assert 'no such file: no.pkl' in run_tool('evaluate.py', 'tiny_nuscenes.py', 'no.pkl', cwd=tested, code=2)
     output = run_tool('evaluate.py', 'tiny_nuscenes.py', 'tiny_nuscenes.py', cwd=tested, code=None)
-    assert 'tiny_nuscenes.py cannot be read as detections' in output
+    assert 'file of detections tiny_nuscenes.py is no whole pickle' in output
+
+
+class Bomb:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder, )
+
+
+def test_code_in_results_is_not_run_unless_trusted(run_tool, tested, tmp_path):
+    results = mmcv.load(str(tested / 'results.pkl'))
+    results[0]['pts_bbox']['note'] = Bomb(tmp_path / 'made')
+    mmcv.dump(results, str(tmp_path / 'bomb.pkl'))
+    output = run_tool('evaluate.py', 'tiny_nuscenes.py', tmp_path / 'bomb.pkl', cwd=tested, code=None)
+    assert 'bomb.pkl asks for posix.mkdir' in output and '--trust-data' in output
+    assert not (tmp_path / 'made').exists()
+    output = run_tool('evaluate.py', 'tiny_nuscenes.py', tmp_path / 'bomb.pkl', '--trust-data', cwd=tested)
+    assert 'pts_bbox_NuScenes/mAP: 1.0' in output and (tmp_path / 'made').is_dir()

@@ -114,7 +114,7 @@ def test_start_from_weights(run_tool, trained, tmp_path):
      "TinyDataset.evaluate does not take {'logger': None, 'intervall': 3}"),
     (['--cfg-options', 'runner.max_epochs=0'], 'total_epochs) must be an integer >= 1, got 0'),
     (['--cfg-options', 'optimizer_config.grad_clip.max_norm=0'], 'grad_clip.max_norm must be a finite number > 0'),
-    (['--cfg-options', 'data.val.classes=[other]'], "data.val has ['other'], data.train has ['thing']"),
+    (['--cfg-options', 'data.val.classes=[other]'], "data.train has ['thing'], data.val has ['other']"),
     (['--launcher', 'pytorch'], "launcher 'pytorch' needs the environment variables"),
 ])
 def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
@@ -123,10 +123,63 @@ def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
     assert os.listdir(tmp_path) == ['tiny.py']
 
 
+@pytest.mark.parametrize('changes, message', [
+    ("optimizer = dict(type='Adamm')", 'Adamm is not in the optimizer registry'),
+    ('optimizer = dict(weight_decay=-1)', 'Invalid weight_decay value: -1'),
+    ('optimizer = dict(weight_decai=0.1)', "unexpected keyword argument 'weight_decai'"),
+    ("lr_config = dict(policy='foo')", 'FooLrUpdaterHook is not in the hook registry'),
+    ('lr_config = dict(step_ratio_up=2)', '"step_ratio_up" must be in range [0,1)'),
+    ('lr_config = dict(cyclic_times=0)', 'lr_config.cyclic_times must be an integer >= 1, got 0'),
+    ('momentum_config = dict(cyclic_times=0)', 'momentum_config.cyclic_times must be an integer >= 1, got 0'),
+    ("checkpoint_config = dict(type='Foo')", 'Foo is not in the hook registry'),
+    ('checkpoint_config = dict(interval=0)', 'checkpoint_config.interval must be an integer >= 1, or -1'),
+    ("checkpoint_config = dict(interval='x')", "checkpoint_config.interval must be an integer >= 1, or -1"),
+    ('checkpoint_config = dict(max_keep_ckpts=0.5)', 'checkpoint_config.max_keep_ckpts must be an integer >= 1, or -1'),
+    ("log_config = dict(hooks=[dict(type='FooLoggerHook')])", 'FooLoggerHook is not in the hook registry'),
+    ("log_config = dict(interval='x')", "log_config.interval must be an integer >= 1, got 'x'"),
+    ("log_level = 'FOO'", "Unknown level: 'FOO'"),
+    ("custom_hooks = [dict(type='FooHook')]", 'FooHook is not in the hook registry'),
+    ("custom_hooks = [dict(type='NonFiniteLossHook', foo=1)]", "unexpected keyword argument 'foo'"),
+    ("workflow = [('foo', 1)]", "workflow must be [('train', epochs)] or [('train', epochs), ('val', epochs)]"),
+    ("workflow = [('train', 0)]", "with epochs >= 1, got [('train', 0)]"),
+    ("workflow = [('val', 1)]", "with epochs >= 1, got [('val', 1)]"),
+    ("workflow = ['train']", "with epochs >= 1, got ['train']"),
+    ('data = dict(samples_per_gpu=0)', 'data.samples_per_gpu must be an integer >= 1, got 0'),
+    ('data = dict(samples_per_gpu=-1)', 'data.samples_per_gpu must be an integer >= 1, got -1'),
+    ('data = dict(workers_per_gpu=0.5)', 'data.workers_per_gpu must be an integer >= 0, got 0.5'),
+    ('data = dict(train_dataloader=dict(foo=1))', "unexpected keyword argument 'foo'"),
+    ('data = dict(train=dict(num_samples=0))', 'data.train: there is no sample to train on'),
+    ("fp16 = dict(loss_scale='x')", 'loss_scale must be of type float, dict, or "dynamic", got x'),
+    ("fp16 = dict(loss_scale=512.)\noptimizer_config = dict(type='OptimizerHook')", 'exclude each other'),
+    ('optimizer_config = dict(foo=1)', "unexpected keyword argument 'foo'"),
+    ("optimizer_config = dict(grad_clip=dict(norm_type='x'))", 'grad_clip.norm_type must be a number > 0'),
+    ('auto_scale_lr = dict(enable=True, base_batch_size=0)', 'auto_scale_lr.base_batch_size must be an integer >= 1'),
+    ('runner = dict(foo=1)', "unexpected keyword argument 'foo'"),
+])
+def test_bad_settings_leave_nothing_behind(run_tool, tmp_path, changes, message):
+    """Whatever is wrong is found before the work directory, a log or a lock is there."""
+    write_config(tmp_path)
+    (tmp_path / 'bad.py').write_text(f"_base_ = './tiny.py'\n{changes}\n")
+    assert message in run_tool('train.py', 'bad.py', cwd=tmp_path, code=None)
+    assert sorted(os.listdir(tmp_path)) == ['bad.py', 'tiny.py']
+
+
+def test_a_missing_backbone_leaves_nothing_behind(run_tool, repo_root, synthetic_nuscenes, tmp_path):
+    options = [f'data.{split}.{key}' for split, name in (('train', 'train'), ('val', 'val'))
+               for key in (f'data_root={synthetic_nuscenes}/',
+                           f'ann_file={synthetic_nuscenes / f"nuscenes_infos_{name}.pkl"}')]
+    output = run_tool('train.py', repo_root / 'configs/cmt_synthetic.py', '--cfg-options', *options,
+                      'model.img_backbone.init_cfg.type=Pretrained',
+                      'model.img_backbone.init_cfg.checkpoint=ckpts/no.pth', cwd=tmp_path, code=None)
+    assert 'ckpts/no.pth can not be found' in output and not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize('options, message', [
     (['--resume-from', '{}', '--cfg-options', 'model.width=4'], 'size mismatch for encoder.0.weight'),
     (['--resume-from', '{}', '--cfg-options', 'model.router=True'], 'Missing key(s) in state_dict: "pts_bbox_head.aqr'),
     (['--resume-from', '{}', '--cfg-options', 'data.train.classes=[other]'], "data.train has ['other']"),
+    (['--resume-from', '{}', '--cfg-options', 'optimizer.type=SGD', 'optimizer.momentum=0.9'],
+     'cannot be resumed from with SGD'),
     (['--cfg-options', 'load_from={}', 'model.width=4', 'model.train_only=[pts_bbox_head.reg]'],
      'size mismatch for encoder.0.weight'),
     (['--cfg-options', 'load_from={}', 'model.router=True', 'model.train_only=[pts_bbox_head.reg]'],
@@ -170,6 +223,20 @@ def test_auto_resume_looks_where_checkpoints_are_written(run_tool, tmp_path):
     os.unlink(tmp_path / 'disk/work/epoch_2.pth')
     output = run_tool('train.py', 'tiny.py', *options, cwd=tmp_path, code=None)
     assert 'disk/work/epoch_2.pth, which is not there' in output
+
+
+@pytest.mark.parametrize('epochs', [2, 1])
+def test_a_finished_training_says_that_nothing_was_left(run_tool, trained, tmp_path, epochs):
+    write_config(tmp_path)
+    checkpoint = trained / 'work_dirs/tiny/epoch_2.pth'
+    for arguments, name in ((['--resume-from', checkpoint], checkpoint),
+                            (['--auto-resume', '--work-dir', trained / 'work_dirs/tiny'], 'latest.pth')):
+        before = sorted(os.listdir(trained / 'work_dirs/tiny'))
+        output = run_tool('train.py', 'tiny.py', *arguments, '--cfg-options', f'runner.max_epochs={epochs}',
+                          cwd=tmp_path)
+        line = output.splitlines()[-1]
+        assert 'nothing was left to train: ' in line and f'{name} has 2 of {epochs} epochs' in line
+        assert os.listdir(tmp_path) == ['tiny.py'] and sorted(os.listdir(trained / 'work_dirs/tiny')) == before
 
 
 def test_the_best_checkpoint_of_nuscenes(run_tool, tmp_path):

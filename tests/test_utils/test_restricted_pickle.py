@@ -1,9 +1,12 @@
 import collections
+import io
 import os
 import pickle
 
 import numpy as np
 import pytest
+import torch
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
 
 from projects.mmdet3d_plugin.utils.restricted_pickle import load_pickle
 
@@ -64,3 +67,42 @@ def test_damaged_files_are_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='none.pkl does not exist; looked for the test file'):
         load_pickle(tmp_path / 'none.pkl', 'test file')
+
+
+@pytest.mark.parametrize('protocol', range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_boxes_and_tensors_come_back_where_they_belong(tmp_path, protocol):
+    boxes = LiDARInstance3DBoxes(torch.rand(3, 9), box_dim=9)
+    tensors = [torch.rand(2, 3).t(), torch.arange(5)[2:4], torch.zeros(0, 7), torch.tensor([True]),
+               torch.ones(2).half(), torch.tensor(1.5, requires_grad=True)]
+    path = tmp_path / 'results.pkl'
+    path.write_bytes(pickle.dumps([dict(boxes_3d=boxes, tensors=tensors, scores=np.ones(2))], protocol=protocol))
+    (loaded, ) = load_pickle(path, 'test file', with_boxes=True)
+    assert type(loaded['boxes_3d']) is LiDARInstance3DBoxes and loaded['boxes_3d'].box_dim == 9
+    assert torch.equal(loaded['boxes_3d'].tensor, boxes.tensor) and (loaded['scores'] == 1).all()
+    for old, new in zip(tensors, loaded['tensors']):
+        assert new.dtype == old.dtype and torch.equal(new, old)
+    with pytest.raises(ValueError, match='test file .* asks for mmdet3d.*allowed are numpy arrays and plain values'):
+        load_pickle(path, 'test file')
+
+
+class Calls:
+    """Unpickling it calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def test_tensors_neither_run_code_nor_reach_beyond_their_bytes(tmp_path):
+    path, made = tmp_path / 'bomb.pkl', tmp_path / 'made'
+    archive = io.BytesIO()
+    torch.save(torch.rand(3).storage(), archive)  # this format may declare more than it holds: CVE-2026-24747
+    for value in (Calls(torch.storage._load_from_bytes, pickle.dumps(Bomb(made))),
+                  Calls(torch.storage._load_from_bytes, archive.getvalue()),
+                  Calls(torch._utils._rebuild_tensor_v2, torch.rand(3).storage(), 1, (3, ), (1, ), False, {})):
+        path.write_bytes(pickle.dumps(value))
+        with pytest.raises(ValueError, match='test file .*bomb.pkl'):
+            load_pickle(path, 'test file', with_boxes=True)
+    assert not made.exists()

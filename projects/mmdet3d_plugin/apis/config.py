@@ -7,6 +7,7 @@ from pathlib import Path
 from mmcv import Config
 from mmcv.utils import import_modules_from_strings
 
+from ..compat import name_reentrant_checkpoints
 from ..package_names import CHECKOUT_NAME, DISTRIBUTION, registration
 from .config_variables import refuse_overridden_variables, refuse_variables
 
@@ -48,7 +49,7 @@ def load_config(path, options=None):
         FileNotFoundError: no such config.
         KeyError: an option, a variable of a base config, or a key of `data`, `log_config` or `checkpoint_config`, that
             nothing would read.
-        ValueError: `plugin=True` without a `plugin_dir` that could be a package.
+        ValueError: `plugin=True` without a `plugin_dir` that could be a package; a setting that is not UTF-8.
         ImportError: that package does not import, or registers what is registered already.
     """
     if not Path(path).is_file():
@@ -60,6 +61,8 @@ def load_config(path, options=None):
     _check_options(cfg, options or {})
     cfg.merge_from_dict(options or {})
     _check_keys(cfg)
+    for key, value in cfg.items():
+        _check_text(key, value)
     for key in ('work_dir', 'load_from', 'resume_from'):
         cfg.setdefault(key, None)
     if cfg.get('plugin'):
@@ -78,6 +81,7 @@ def _import_custom_modules(cfg):
              for name in imports]
     with registration(', '.join(names)):
         import_modules_from_strings(**{**cfg.custom_imports, 'imports': names})
+    name_reentrant_checkpoints()
 
 
 def _import_plugin(plugin_dir):
@@ -122,6 +126,22 @@ def _check_keys(cfg):
                 raise KeyError(f'{cfg.filename}: {section} has no {key!r}{proposal}; allowed: {sorted(known)}')
             if proposal:
                 logging.getLogger(__name__).warning(f'{cfg.filename}: nothing reads {key!r} at top level{proposal}')
+
+
+def _check_text(name, value):
+    """Raise ValueError for a name that is not UTF-8: the work directory's config and log could not hold it."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f'{name}={value!r} is not UTF-8, as logs and saved configs are; rename it, '
+                             'or link to it') from None
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            _check_text(f'{name}.{key}', child)
+    elif isinstance(value, (list, tuple)):
+        for child in value:
+            _check_text(name, child)
 
 
 def _proposal(key, known, cutoff=0.6):

@@ -8,7 +8,7 @@ from nuscenes.eval.detection.constants import DETECTION_NAMES
 from nuscenes.utils.splits import create_splits_scenes
 
 from ..datasets import CustomNuScenesDataset, FrameFolderDataset
-from ..evaluation.devkit_evaluation import EVAL_SETS
+from ..evaluation.devkit_evaluation import EVAL_SETS, check_version
 
 # Metrics that an evaluation gives whatever it finds: nuScenes' others are absent where nothing is detected.
 _NUSCENES_SCORES = ('NDS', 'mAP')
@@ -49,9 +49,7 @@ def check_evaluation(dataset):
     """
     if not isinstance(dataset, NuScenesDataset):
         return ''
-    if dataset.version not in EVAL_SETS:
-        raise ValueError(f'{dataset.ann_file} is of {dataset.version}, which has no annotations to evaluate with; '
-                         f'allowed: {list(EVAL_SETS)}. test.py --format-only writes the files of a submission')
+    check_version(dataset)
     unknown = [name for name in dataset.CLASSES if name not in DETECTION_NAMES]
     if unknown:
         raise ValueError(f'nuScenes has no annotations of the classes {unknown}; allowed: {DETECTION_NAMES}')

@@ -13,38 +13,51 @@ from mmdet.utils import compat_cfg, setup_multi_processes
 from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 
+from ..core.bbox.class_selection import select_classes
 from ..utils.atomic_file import atomic_path
+from ..utils.restricted_pickle import load_pickle
 from .checkpoint import load_weights, read_checkpoint
-from .class_names import check_same_classes, checkpoint_classes, head_classes
+from .class_names import (
+    check_same_classes,
+    checkpoint_classes,
+    has_fewer_classes,
+    head_classes,
+    report_classes_of_data,
+)
 from .distributed import init_distributed, multi_process_test, seed_everything, wrap_model
 from .evaluation_checks import check_arguments, check_box_limit, check_evaluation
 
 
-def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoint=False):
+def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoint=False, classes=None):
     """Build the model of a config in evaluation mode with the weights of a checkpoint.
+
+    Where the data has fewer classes than the model, it detects these alone, and a line says so.
 
     Args:
         cfg (mmcv.Config): from `load_config`.
         checkpoint_path (str): weights of the same architecture; those of plain CMT also fit a model with AQR.
         drop_router (bool): see `load_weights`.
         trust_checkpoint (bool): see `read_checkpoint`.
+        classes (Sequence[str] | None): those of the data that it will meet, `dataset.CLASSES`; None where it meets
+            none.
 
     Returns:
         nn.Module: the detector, on CPU.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_checkpoint` and `load_weights`; or the checkpoint was trained for other
-            classes than the head of the config has, or for the same in another order.
+        FileNotFoundError, ValueError: see `read_checkpoint` and `load_weights`; or checkpoint, head and data do not
+            name the same classes in one order, but for those that the data lacks.
     """
     checkpoint = read_checkpoint(checkpoint_path, trusted=trust_checkpoint)
     model = build_model(cfg.model, train_cfg=None, test_cfg=cfg.get('test_cfg'))
     if cfg.get('fp16') is not None and torch.cuda.is_available():  # the CPU has no fp16 here: see the hook
         wrap_fp16_model(model)
     load_weights(model, checkpoint['state_dict'], checkpoint_path, router_missing_ok=True, drop_router=drop_router)
-    classes = checkpoint_classes(checkpoint)
-    check_same_classes({checkpoint_path: classes, 'model.pts_bbox_head': head_classes(model)})
-    if classes is not None:
-        model.CLASSES = classes
+    trained = {checkpoint_path: checkpoint_classes(checkpoint)}
+    check_same_classes({**trained, 'model.pts_bbox_head': head_classes(model)})
+    report_classes_of_data(model, 'data.test', classes, trained)
+    if trained[checkpoint_path] is not None:
+        model.CLASSES = trained[checkpoint_path]
     return model.eval()
 
 
@@ -65,7 +78,7 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     Args:
         cfg (mmcv.Config): from `load_config`.
         checkpoint_path (str): see `build_trained_model`.
-        out (str): pickle file for the detections, one entry a sample.
+        out (str): pickle file for the detections, one entry a sample, with the `class_names` of their labels.
         metrics (list[str]): evaluate with these metrics.
         format_only (bool): only write the dataset's submission files, to `results_folder` unless `eval_options` name
             another `jsonfile_prefix`.
@@ -93,9 +106,7 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
 
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     eval_options = _checked_options(cfg, dataset, metrics, format_only, eval_options or {})
-    model = build_trained_model(cfg, checkpoint_path, drop_router, trust_checkpoint)
-    check_same_classes({'data.test': dataset.CLASSES, checkpoint_path: getattr(model, 'CLASSES', None),
-                        'model.pts_bbox_head': head_classes(model)})
+    model = build_trained_model(cfg, checkpoint_path, drop_router, trust_checkpoint, dataset.CLASSES)
     if metrics or format_only:
         check_box_limit(dataset, *most_boxes(model))
     if fuse_bn:
@@ -118,32 +129,33 @@ def most_boxes(model):
     return getattr(coder, 'max_num', None), 'model.pts_bbox_head.bbox_coder.max_num'
 
 
-def evaluate_results(cfg, path, eval_options=None):
+def evaluate_results(cfg, path, eval_options=None, trust_data=False):
     """Evaluate the detections that `run_test` wrote to a file.
 
     Args:
-        cfg (mmcv.Config): from `load_config`; `cfg.data.test` must be the samples that were tested, in their order.
-        path (str): pickle file, only from an origin that you trust: reading it can run code hidden in it.
+        cfg (mmcv.Config): from `load_config`; `cfg.data.test` must be the samples that were tested, in their order. It
+            may have fewer classes than they were tested with.
+        path (str): pickle file.
         eval_options (dict): further arguments of `dataset.evaluate`.
+        trust_data (bool): read a file that holds more than boxes, tensors and plain values, which runs any code in it.
 
     Returns:
         dict: the metrics.
 
     Raises:
         FileNotFoundError: no such file, or see `check_evaluation`.
-        ValueError: see `check_evaluation`; arguments that the dataset does not take; a file without one entry with
-            boxes for each sample, or with more boxes or labels than the dataset knows.
+        ValueError: see `check_evaluation`; arguments that the dataset does not take; a file that cannot be read or may
+            run code, without one entry with boxes for each sample, or with more boxes, labels or other classes than
+            the dataset knows.
     """
     if not osp.isfile(path):
         raise FileNotFoundError(f'no such file of detections: {path}')
     cfg = compat_cfg(cfg)
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     options = _checked_options(cfg, dataset, ['bbox'], False, eval_options or {})
-    try:
-        detections = mmcv.load(path)
-    except Exception as error:  # pickle raises almost anything for bytes that make no sense
-        raise ValueError(f'{path} cannot be read as detections: {type(error).__name__}: {error}') from error
+    detections = load_pickle(path, 'file of detections', trust_data, with_boxes=True, permission='--trust-data')
     check_results(dataset, detections, path)
+    _fit_classes(dataset, detections, path)
     return _finish(dataset, detections, None, ['bbox'], False, options)
 
 
@@ -152,7 +164,8 @@ def check_results(dataset, detections, origin):
 
     Args:
         dataset (Dataset): what evaluates.
-        detections (list[dict]): `boxes_3d`, `scores_3d` and `labels_3d`, or dicts of these.
+        detections (list[dict]): `boxes_3d`, `scores_3d`, `labels_3d` and, where known, the `class_names` of these; or
+            dicts of such.
         origin (str): where they come from, for the message.
     """
     if not isinstance(detections, list) or len(detections) != len(dataset):
@@ -161,15 +174,35 @@ def check_results(dataset, detections, origin):
                          f'{number}')
     for index, entry in enumerate(detections):
         entry = entry if isinstance(entry, dict) else {}
-        parts = [entry] if 'boxes_3d' in entry else [part for part in entry.values() if isinstance(part, dict)]
+        parts = _parts(entry)
         if not parts or not all({'boxes_3d', 'scores_3d', 'labels_3d'} <= set(part) for part in parts):
             raise ValueError(f'{origin}: entry {index} has no boxes_3d, scores_3d and labels_3d, it has {list(entry)}')
         for part in parts:
             check_box_limit(dataset, len(part['boxes_3d']), f'{origin}: the number of boxes in entry {index}')
-            labels = part['labels_3d']
-            if len(labels) and not 0 <= int(min(labels)) <= int(max(labels)) < len(dataset.CLASSES):
+            labels, source = part['labels_3d'], 'its class_names are' if 'class_names' in part else 'data.test has'
+            names = list(part.get('class_names', dataset.CLASSES))
+            if len(labels) and not 0 <= int(min(labels)) <= int(max(labels)) < len(names):
                 raise ValueError(f'{origin}: entry {index} has labels from {int(min(labels))} to {int(max(labels))}, '
-                                 f'data.test has the {len(dataset.CLASSES)} classes {list(dataset.CLASSES)}')
+                                 f'{source} the {len(names)} classes {names}')
+
+
+def _parts(entry):
+    """What has boxes in the detections of one sample: the dict itself or dicts in it."""
+    if not isinstance(entry, dict):
+        return []
+    return [entry] if 'boxes_3d' in entry else [part for part in entry.values() if isinstance(part, dict)]
+
+
+def _fit_classes(dataset, detections, origin):
+    """Make labels positions among the classes of a dataset, which may have fewer; raises for other classes."""
+    for part in (part for entry in detections for part in _parts(entry) if 'class_names' in part):
+        own = list(part['class_names'])
+        if not has_fewer_classes(dataset.CLASSES, own):
+            check_same_classes({origin: own, 'data.test': dataset.CLASSES})
+            continue
+        keys = 'boxes_3d', 'scores_3d', 'labels_3d'
+        part.update(zip(keys, select_classes(*(part[key] for key in keys), own, dataset.CLASSES)),
+                    class_names=dataset.CLASSES)
 
 
 def _checked_options(cfg, dataset, metrics, format_only, options):
@@ -192,6 +225,9 @@ def _checked_options(cfg, dataset, metrics, format_only, options):
 def _finish(dataset, detections, out, metrics, format_only, eval_options):
     """Write, format or evaluate detections; returns the metrics, None where not asked for."""
     if out is not None:
+        names = list(dataset.CLASSES)
+        for part in (part for entry in detections for part in _parts(entry) if 'boxes_3d' in part):
+            part['class_names'] = names
         with atomic_path(out) as temporary:
             mmcv.dump(detections, str(temporary))
         print(f'\nwrote {len(detections)} results to {out}')

@@ -1,13 +1,11 @@
 """Training: from a config to checkpoints and logs, on CUDA or CPU, in one process or several."""
 import copy
-import logging
 import os.path as osp
 import random
 import time
 from contextlib import nullcontext
 from functools import partial
 
-import mmcv
 import mmdet
 import mmdet3d
 import mmseg
@@ -24,9 +22,9 @@ from mmdet3d.utils import collect_env
 
 from ..hooks.fp16_optimizer_hook import CustomFp16OptimizerHook
 from ..utils.atomic_file import atomic_path
+from ..utils.postponed_log import PostponedLog
 from ..utils.run_lock import run_lock
-from .checkpoint import check_resumable, load_pretrained, load_weights, read_checkpoint
-from .class_names import check_same_classes, checkpoint_classes, head_classes
+from .class_names import check_same_classes, head_classes, report_classes_of_data
 from .distributed import check_gpu_collect, default_device, init_distributed, seed_everything, wrap_model
 from .evaluation_checks import check_arguments, check_best_metric, check_box_limit, check_evaluation
 from .latest_checkpoint import checkpoint_folder, find_checkpoint
@@ -38,6 +36,8 @@ from .training_checks import check_ground_truth, check_training_settings
 def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deterministic=False, validate=True,
                    trust_checkpoint=False):
     """Train the model of a config and write config, logs and checkpoints to its work directory.
+
+    A checkpoint to resume from that has all epochs leaves nothing to train: one line says so, and nothing is written.
 
     Args:
         cfg (mmcv.Config): from `load_config`; `cfg.work_dir` defaults to ./work_dirs/<name>, `cfg.gpu_ids` to [0].
@@ -67,41 +67,65 @@ def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deter
     evaluation = _build_evaluation(cfg, distributed) if validate else None
     model = build_model(cfg.model, train_cfg=cfg.get('train_cfg'), test_cfg=cfg.get('test_cfg'))
     datasets = _build_datasets(cfg)
+    _fit_classes(model, datasets, evaluation)
+
+    timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
+    logger = get_root_logger(log_level=cfg.get('log_level', 'INFO'))
+    with PostponedLog(logger, osp.join(cfg.work_dir, f'{timestamp}.log')) as log:
+        run = _new_run(cfg, name, model, evaluation, distributed, trust_checkpoint, logger, timestamp)
+        if run.epoch >= run.max_epochs:
+            logger.info(f'nothing was left to train: {start_from} has {run.epoch} of {run.max_epochs} epochs')
+            return
+        loaders = [build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets]
+        with run_lock(cfg.work_dir) if get_dist_info()[0] == 0 else nullcontext():
+            if get_dist_info()[0] == 0:
+                log.create_file()
+                with atomic_path(osp.join(cfg.work_dir, name)) as temporary:
+                    cfg.dump(str(temporary))
+            run.work_dir = osp.abspath(cfg.work_dir)
+            logger.info(f'Environment:\n{run.meta["env_info"]}')
+            logger.info(f'Config:\n{cfg.pretty_text}')
+            logger.info(f'Processes: {get_dist_info()[1]}, device: {cfg.device}, seed: {cfg.seed}, '
+                        f'deterministic: {deterministic}')
+            logger.info(f'Model:\n{model}')
+            # Models of one seed see the same data and augmentation, however many numbers their initialization drew.
+            seed_everything(cfg.seed, diff_seed, deterministic)
+            run.run(loaders, cfg.workflow)
+
+
+def _fit_classes(model, datasets, evaluation):
+    """Check that model and data have the same classes; data to evaluate on may have fewer."""
     model.CLASSES = datasets[0].CLASSES
     check_same_classes({'data.train': model.CLASSES, 'model.pts_bbox_head': head_classes(model)})
-    if validate:
-        check_same_classes({'data.train': model.CLASSES, 'data.val': evaluation.dataloader.dataset.CLASSES})
-        check_box_limit(evaluation.dataloader.dataset, *most_boxes(model))
-    if start_from:
-        _check_checkpoint(model, start_from, bool(cfg.resume_from), trust_checkpoint)
-
-    with run_lock(cfg.work_dir) if get_dist_info()[0] == 0 else nullcontext():
-        logger, run = _new_run(cfg, name, model, distributed, trust_checkpoint, f'deterministic: {deterministic}')
-        if cfg.model.get('train_only') is not None and not start_from:
-            logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other '
-                           'weights are frozen as initialized, that is, mostly at random')
-        if evaluation is not None:
-            run.register_hook(evaluation, priority='LOW')
-        if cfg.resume_from:
-            run.resume(cfg.resume_from)
-        elif cfg.load_from:
-            run.load_checkpoint(cfg.load_from)
-        # Models of one seed see the same data and augmentation, however many numbers their initialization drew.
-        seed_everything(cfg.seed, diff_seed, deterministic)
-        run.run([build_train_loader(dataset, cfg, distributed, logger) for dataset in datasets], cfg.workflow)
+    for dataset in datasets[1:]:  # labels of losses are positions among all classes
+        check_same_classes({'data.train': model.CLASSES, 'data.val': dataset.CLASSES})
+    if evaluation is not None:
+        dataset = evaluation.dataloader.dataset
+        report_classes_of_data(model, 'data.val', dataset.CLASSES, {'data.train': model.CLASSES})
+        check_box_limit(dataset, *most_boxes(model))
 
 
-def _new_run(cfg, name, model, distributed, trust_checkpoint, remark):
-    """Open the log and initialize the model; returns the logger and the runner."""
-    timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
-    logger, environment = _open_log(cfg, name, timestamp)
-    logger.info(f'Processes: {get_dist_info()[1]}, device: {cfg.device}, seed: {cfg.seed}, {remark}')
+def _new_run(cfg, name, model, evaluation, distributed, trust_checkpoint, logger, timestamp):
+    """The runner of an initialized model, with the weights and the state that it starts from; writes nothing."""
+    left_out = check_evaluation(evaluation.dataloader.dataset) if evaluation is not None else ''
+    if left_out:
+        logger.info(f'evaluations will be on {left_out}')
     if cfg.get('auto_resume') and not cfg.resume_from:
         logger.info(f'auto_resume: no checkpoint in {checkpoint_folder(cfg)}, training starts anew')
     model.init_weights()
-    logger.info(f'Model:\n{model}')
-    return logger, _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(
+    environment = '\n'.join(f'{key}: {value}' for key, value in collect_env().items())
+    run = _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(
         env_info=environment, config=cfg.pretty_text, seed=cfg.seed, exp_name=name))
+    if evaluation is not None:
+        run.register_hook(evaluation, priority='LOW')
+    if cfg.resume_from:
+        run.resume(cfg.resume_from)
+    elif cfg.load_from:
+        run.load_checkpoint(cfg.load_from)
+    elif cfg.model.get('train_only') is not None:
+        logger.warning(f'model.train_only={cfg.model.train_only} without load_from or resume_from: all other weights '
+                       'are frozen as initialized, that is, mostly at random')
+    return run
 
 
 def _starting_checkpoint(cfg):
@@ -131,25 +155,9 @@ def _consistent_config(cfg):
     cfg = compat_cfg(cfg)
     if cfg.runner.type not in ('EpochBasedRunner', CheckpointSafeRunner.__name__):
         raise ValueError(f'runner.type must be EpochBasedRunner, got {cfg.runner.type!r}')
-    if len(cfg.workflow) not in (1, 2):
-        raise ValueError(f'workflow must have 1 or 2 entries such as [("train", 1)], got {cfg.workflow}')
     cfg.setdefault('gpu_ids', [0])
     check_training_settings(cfg)
     return cfg
-
-
-def _open_log(cfg, name, timestamp):
-    """Create the work directory with the resolved config and a log; returns the logger and a text on the environment.
-    """
-    mmcv.mkdir_or_exist(osp.abspath(cfg.work_dir))
-    logger = get_root_logger(osp.join(cfg.work_dir, f'{timestamp}.log'), cfg.get('log_level', 'INFO'))
-    if get_dist_info()[0] == 0:
-        with atomic_path(osp.join(cfg.work_dir, name)) as temporary:
-            cfg.dump(str(temporary))
-    environment = '\n'.join(f'{key}: {value}' for key, value in collect_env().items())
-    logger.info(f'Environment:\n{environment}')
-    logger.info(f'Config:\n{cfg.pretty_text}')
-    return logger, environment
 
 
 def _build_datasets(cfg):
@@ -168,6 +176,7 @@ def _build_datasets(cfg):
 
 
 def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta):
+    cfg = copy.deepcopy(cfg)  # scaling changes it, registering takes it apart; the run keeps it as it was given
     model = wrap_model(model, distributed, cfg.gpu_ids[0], cfg.get('find_unused_parameters', False))
     auto_scale_lr(cfg, distributed, logger)
     runner = build_runner(
@@ -175,13 +184,12 @@ def _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, 
         dict(
             model=model,
             optimizer=build_optimizer(model, cfg.optimizer),
-            work_dir=cfg.work_dir,
+            work_dir=None,  # the runner would create it
             logger=logger,
             meta=meta,
             trust_checkpoint=trust_checkpoint))
     runner.timestamp = timestamp  # text and JSON log get the same name
 
-    cfg = copy.deepcopy(cfg)  # registering takes the entries apart
     optimizer_config = cfg.optimizer_config
     if cfg.get('fp16') is not None:
         if 'type' in optimizer_config:
@@ -211,6 +219,8 @@ def build_train_loader(dataset, cfg, distributed, logger):
         logger.warning('persistent_workers=True: random states of workers outlive an epoch and cannot be saved; '
                        'a resumed run will not repeat the interrupted one exactly')
     loader = build_dataloader(dataset, **options)
+    if not len(loader):
+        raise ValueError('data.train: there is no sample to train on')
     # mmdet seeds workers alike at every epoch, which repeats the augmentation of each epoch in the next one.
     loader.worker_init_fn = partial(seed_worker, rank=get_dist_info()[0])
     return loader
@@ -222,18 +232,6 @@ def seed_worker(worker_id, rank):
     random.seed(int(words[0]))
     np.random.seed(words[1])
     torch.manual_seed(int(words[2]))
-
-
-def _check_checkpoint(model, path, resume, trust_checkpoint):
-    """Raise what the runner would raise, before anything is written; the runner loads again what this loads."""
-    checkpoint = read_checkpoint(path, trusted=trust_checkpoint)
-    if resume:
-        check_resumable(checkpoint, path)
-        check_same_classes({path: checkpoint_classes(checkpoint), 'data.train': model.CLASSES})
-        load_weights(model, checkpoint['state_dict'], path)
-    else:
-        silent = logging.Logger('silent', level=logging.CRITICAL)  # the runner reports
-        load_pretrained(model, checkpoint['state_dict'], path, silent)
 
 
 def _build_evaluation(cfg, distributed):
@@ -249,5 +247,4 @@ def _build_evaluation(cfg, distributed):
     hook = (DistEvalHook if distributed else EvalHook)(loader, by_epoch=True, **evaluation)
     check_arguments(dataset, 'evaluate', {'logger': None, **hook.eval_kwargs})
     check_best_metric(dataset, evaluation.get('save_best'), evaluation.get('result_names', ('pts_bbox', )))
-    check_evaluation(dataset)  # it says itself what it leaves out
     return hook

@@ -22,8 +22,12 @@ def check_training_settings(cfg):
         if not (number and is_allowed(value)):
             raise ValueError(f'{name} must be {allowed}, got {value!r}')
 
-    require('runner.max_epochs (total_epochs)', cfg.runner.max_epochs, 'an integer >= 1',
-            lambda value: isinstance(value, int) and value >= 1)
+    def require_count(name, value, least=1, never=None):
+        exception = '' if never is None else f', or {never} for never'
+        require(name, value, f'an integer >= {least}{exception}',
+                lambda value: isinstance(value, int) and (value >= least or value == never))
+
+    require_count('runner.max_epochs (total_epochs)', cfg.runner.max_epochs)
     lr = (cfg.get('optimizer') or {}).get('lr')
     if lr is not None:
         require('optimizer.lr', lr, f'a number from 0 to {_HIGHEST_LR:g}', lambda value: 0 <= value <= _HIGHEST_LR)
@@ -31,9 +35,29 @@ def check_training_settings(cfg):
     if grad_clip is not None:
         require('optimizer_config.grad_clip.max_norm', grad_clip.get('max_norm'), 'a finite number > 0',
                 lambda value: 0 < value < math.inf)
-    interval = (cfg.get('evaluation') or {}).get('interval', 1)
-    require('evaluation.interval', interval, 'an integer >= 1', lambda value: isinstance(value, int) and value >= 1)
+        require('optimizer_config.grad_clip.norm_type', grad_clip.get('norm_type', 2), 'a number > 0',
+                lambda value: value > 0)
+    for schedule in ('lr_config', 'momentum_config'):
+        require_count(f'{schedule}.cyclic_times', (cfg.get(schedule) or {}).get('cyclic_times', 1))
+    require_count('evaluation.interval', (cfg.get('evaluation') or {}).get('interval', 1))
+    require_count('log_config.interval', (cfg.get('log_config') or {}).get('interval', 1))
+    for key in ('interval', 'max_keep_ckpts'):
+        require_count(f'checkpoint_config.{key}', (cfg.get('checkpoint_config') or {}).get(key, -1), never=-1)
+    loader = cfg.get('data', {}).get('train_dataloader', {})  # where mmdet puts them
+    require_count('data.samples_per_gpu', loader.get('samples_per_gpu', 1))
+    require_count('data.workers_per_gpu', loader.get('workers_per_gpu', 0), least=0)
+    require_count('auto_scale_lr.base_batch_size', (cfg.get('auto_scale_lr') or {}).get('base_batch_size', 1))
+    _check_workflow(cfg.get('workflow', []))
     _check_ema_priority(cfg.get('custom_hooks') or [])
+
+
+def _check_workflow(workflow):
+    """Training, then perhaps losses on data.val. mmcv goes round for ever in a workflow without epochs."""
+    entries = [entry if isinstance(entry, (list, tuple)) and len(entry) == 2 else (None, 0) for entry in workflow]
+    if [mode for mode, _ in entries] not in (['train'], ['train', 'val']) or not all(
+            isinstance(epochs, int) and epochs >= 1 for _, epochs in entries):
+        raise ValueError("workflow must be [('train', epochs)] or [('train', epochs), ('val', epochs)] with epochs >= "
+                         f'1, got {workflow}')
 
 
 def _check_ema_priority(hooks):
