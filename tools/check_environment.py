@@ -5,8 +5,8 @@
     tools/check_environment.py --forget-half-installed   makes pip install anew what it was killed at
 
 pip writes the files of a package first and the list of them last, and then takes a package that it was killed at for
-installed. The check asks that every pinned package has all of its files, that the plugin imports, and that operators
-which were compiled for the torch at hand compute: mmcv's and torchvision's, and a backbone with `with_cp=True`.
+installed. The check asks that every pinned package has all of its files, that the plugin imports, and that what depends
+on the torch at hand computes: operators of mmcv and torchvision, volumes of spconv, a backbone with `with_cp=True`.
 """
 import csv
 import re
@@ -70,7 +70,7 @@ def compute():
         ImportError, RuntimeError: and whatever else torch, mmcv or the plugin raise where they do not fit together.
     """
     import projects.mmdet3d_plugin  # noqa: F401, I001  (must be the first of all mm imports, see its compat.py)
-    import spconv.pytorch  # noqa: F401
+    import spconv.pytorch
     import torch
     import torchvision
     from mmcv.ops import nms
@@ -80,10 +80,14 @@ def compute():
     kept = [nms(boxes, scores, 0.5)[1].tolist(), torchvision.ops.nms(boxes, scores, 0.5).tolist()]
     if kept != [[1, 2], [1, 2]]:
         raise RuntimeError(f'nms of mmcv and torchvision keep {kept} instead of [1, 2]')
+    cells = torch.eye(3, 4, dtype=torch.int32)  # batch, z, y, x: one of them is 1
+    volume = spconv.pytorch.SparseConvTensor(scores[:, None], cells, [2, 2, 1], 2).dense()[:, 0]
+    if [volume[tuple(cell)] for cell in cells.tolist()] != scores.tolist() or volume.count_nonzero() != 3:
+        raise RuntimeError(f'spconv spreads {scores.tolist()} over {cells.tolist()} as {volume.tolist()}')
     backbone = build_backbone(dict(type='ResNet', depth=18, with_cp=True))
     backbone(torch.rand(2, 3, 32, 32))[-1].sum().backward()
     if backbone.conv1.weight.grad is None:
-        raise RuntimeError('a backbone with with_cp=True gets no gradient')
+        raise RuntimeError('the first layer of a backbone with with_cp=True gets no gradient')
 
 
 def parse_args():

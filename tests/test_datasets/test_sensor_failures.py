@@ -115,7 +115,9 @@ def test_every_name_of_the_help_exists():
     assert set(FAILURES) == {'lidar_drop', 'camera_drop', 'view_drop', 'fov', 'object_failure', 'frame_object_failure',
                              'beams', 'calibration', 'stale_views', 'stale_lidar',
                              'brightness', 'darkness', 'image_noise', 'camera_motion_blur', 'glare', 'camera_snow',
-                             'camera_rain', 'lens_spatter', 'camera_fog', 'miscalibration'}
+                             'camera_rain', 'lens_spatter', 'camera_fog', 'miscalibration',
+                             'lidar_fog', 'lidar_snow', 'misalignment', 'lidar_turn', 'lidar_shift', 'phantoms',
+                             'points_reduced', 'jitter', 'lidar_motion_blur', 'crosstalk', 'temporal_misalignment'}
     for name in FAILURES:
         assert name in case_help()
 

@@ -92,7 +92,7 @@ def every_case(test):
 @every_case
 def test_types_shapes_and_ranges_stay(name, severity):
     """Float images change as whole ones do; sizes may differ; what was loaded is not written to."""
-    shapes = [(90, 160), (45, 200), (90, 160), (100, 100), (33, 64), (90, 160)]
+    shapes = [(90, 160), (45, 200), (33, 64)]
     loaded = [picture(*shape, seed=view) for view, shape in enumerate(shapes)]
     copies, found = [image.copy() for image in loaded], {}
     for kind in (np.uint8, np.float32, np.float64):
@@ -108,8 +108,8 @@ def test_types_shapes_and_ranges_stay(name, severity):
         np.testing.assert_array_equal(np.rint(single), whole)
         np.testing.assert_array_equal(single, double)
     is_lost = LOST_FROM[name] is not None and severity >= LOST_FROM[name]
-    assert record.views_lost.tolist() == [is_lost] * 6 and record.is_graded == (not is_lost)
-    assert record.severities == {name: severity} and record.details[name]['views'] == list(range(6))
+    assert record.views_lost.tolist() == [is_lost] * 3 and record.is_graded == (not is_lost)
+    assert record.severities == {name: severity} and record.details[name]['views'] == [0, 1, 2]
     assert not record.has_lidar_region and record.details['points_before'] == record.details['points_after']
 
 
@@ -143,7 +143,7 @@ def test_the_worse_the_severity_the_more_changes(name):
 class Struck(torch.utils.data.Dataset):
     """Every case on the same scene, as bytes."""
 
-    cases = [f'{name}:4@2' for name in CASES]
+    cases = [f'{name}:2@2' for name in CASES]
 
     def __init__(self, *tokens):
         self.tokens = tokens
@@ -172,8 +172,8 @@ def test_draws_repeat_in_workers_and_differ_between_samples():
     assert len(set(here)) == len(here)
 
 
-@settings(max_examples=60)
-@given(st.sampled_from(PIXEL_CASES), st.sampled_from(SEVERITIES), st.integers(1, 12), st.integers(1, 12),
+@settings(max_examples=40)
+@given(st.sampled_from(PIXEL_CASES), st.sampled_from(SEVERITIES), st.integers(1, 4), st.integers(8, 12),
        st.sampled_from([np.uint8, np.float32]), st.integers(0, 255))
 def test_tiny_images(name, severity, height, width, kind, value):
     image = struck(name, severity, plain(value, height, width).astype(kind))
@@ -292,6 +292,14 @@ def test_lengths_follow_the_width_of_the_image():
     """A quarter of nuScenes' width: a quarter of the length."""
     reach = [np.hypot(*lit('camera_motion_blur', 3, 71, width, 'token')[0].T).max() for width in (1600, 400)]
     assert reach[0] > 20 and reach[1] == pytest.approx(reach[0] / 4, abs=1.5)
+
+
+@pytest.mark.parametrize('name', ['camera_snow', 'camera_rain'])
+def test_weather_is_the_same_in_small_images(name):
+    """A quarter of nuScenes' width: what the large image shows, in a quarter of the size."""
+    large, small = (struck(name, 1, plain(20, height, width)) for height, width in ((400, 1600), (100, 400)))
+    expected = large.reshape(100, 4, 400, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(small, expected, atol=0.5)
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=40), st.floats(-7, 7), st.floats(0.01, 2))

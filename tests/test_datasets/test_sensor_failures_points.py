@@ -279,7 +279,7 @@ def brute_force_snow(level, distance, beams, rng):
 @pytest.mark.parametrize('distance', [8.0, 25.0])
 def test_how_often_snow_hides_a_target(level, distance):
     rng = np.random.default_rng(level)
-    beams, planes, points = 1000, 16, 40000
+    beams, planes, points = 1000, int(400 / distance), 40000
     expected = sum(brute_force_snow(level, distance, beams, rng) for _ in range(planes)) / (beams * planes)
     sample = cloud(points)
     places = sample['points'].tensor[:, :3]
@@ -287,7 +287,7 @@ def test_how_often_snow_hides_a_target(level, distance):
     _, record, *_ = strike(f'lidar_snow@{level}', sample)
     found = record.details['snow_ghosts'] / points
     chance = 4 * math.sqrt(expected / (beams * planes) + expected / points)
-    assert abs(found - expected) < chance + 0.1 * expected  # flakes at the edge of a beam are taken for average ones
+    assert abs(found - expected) < chance
     assert 0.005 < found < 0.15
 
 
@@ -535,7 +535,7 @@ def test_all_on_the_real_frame(sample):
         details = record.details
         shares[case] = sum(details.get(f'{key}s', 0) for key in ('fog_ghost', 'snow_ghost', 'crosstalk_point'))
         assert len(after) == len(before) - details.get('snow_lost', 0) or 'reduced' in case or 'phantoms' in case
-    expected = {'lidar_fog@1': 0.047, 'lidar_fog@2': 0.081, 'lidar_fog@3': 0.229, 'lidar_snow@1': 0.024,
-                'lidar_snow@2': 0.028, 'lidar_snow@3': 0.030, 'crosstalk@3': 0.020}
+    expected = {'lidar_fog@1': 0.047, 'lidar_fog@2': 0.081, 'lidar_fog@3': 0.229, 'lidar_snow@1': 0.025,
+                'lidar_snow@2': 0.029, 'lidar_snow@3': 0.033, 'crosstalk@3': 0.020}
     assert {case: shares[case] / len(before) for case in expected} == pytest.approx(expected, abs=0.004)
     assert record.details['phantoms'] == 5

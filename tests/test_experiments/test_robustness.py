@@ -12,10 +12,16 @@ from projects.mmdet3d_plugin.apis.test import build_trained_model
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
 from projects.mmdet3d_plugin.evaluation.detection_matches import DetectionMatches, mean_ap
+from projects.mmdet3d_plugin.experiments import robustness_report
 from projects.mmdet3d_plugin.experiments.headroom import measure_headroom
 from projects.mmdet3d_plugin.experiments.robustness import RobustnessTest, relative_accuracy, routing_auroc
 from projects.mmdet3d_plugin.experiments.robustness_report import measure_robustness
 from projects.mmdet3d_plugin.experiments.router_controls import ALONE, CONTROLS, Control, ControlledRouter
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(robustness_report, 'ROUNDS', 100)
 
 
 @pytest.fixture(scope='module')

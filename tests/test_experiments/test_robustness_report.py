@@ -12,13 +12,19 @@ from mmdet3d.models import build_model
 
 from projects.mmdet3d_plugin.apis import load_config, run_test
 from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
+from projects.mmdet3d_plugin.experiments import robustness_report
 from projects.mmdet3d_plugin.experiments.case_series import fallback_note, run_cases
 from projects.mmdet3d_plugin.experiments.headroom import measure_headroom
 from projects.mmdet3d_plugin.experiments.robustness import RobustnessTest
-from projects.mmdet3d_plugin.experiments.robustness_report import ROUNDS, measure_robustness
+from projects.mmdet3d_plugin.experiments.robustness_report import measure_robustness
 from tests.tiny_nuscenes import write_tiny_nuscenes
 
 BLIND, WITHOUT_LIDAR = 1.5, 0.75  # m, errors of `BoxMemory` without images and without points
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    monkeypatch.setattr(robustness_report, 'ROUNDS', 100)
 
 
 def write_set(folder):
@@ -41,6 +47,15 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('set')
     write_set(folder)
     return folder
+
+
+@pytest.fixture
+def uneven(tmp_path, monkeypatch):
+    """Config of a set in whose second scene all points lie at the origin: there the detector is off by 0.75 m."""
+    write_set(tmp_path)
+    np.zeros((50, 5), np.float32).tofile(tmp_path / 'data/points_1.bin')
+    monkeypatch.chdir(tmp_path)
+    return load_config('tiny_nuscenes.py')
 
 
 @pytest.fixture
@@ -109,13 +124,18 @@ def test_processes_change_nothing(cfg, tmp_path, capfd):
     assert f'Tests took {record["time"]["total_seconds"]:.0f} s' in text
 
 
-def test_intervals(cfg, tmp_path):
-    """Two scenes of equal scores but for one object: a bootstrap by hand."""
-    _, record = measure(cfg, tmp_path, ['view_drop:1'])
+def test_intervals(uneven, tmp_path):
+    """AP at 0.5 m is lost in one scene of two, with the camera's failure in both."""
+    text, record = measure(uneven, tmp_path / 'out', ['camera_drop'])
     clean, dropped = record['cases']
-    assert clean['RA low'] == clean['RA high'] == 1
-    assert record['rounds'] == ROUNDS and record['scenes'] == 2
-    assert dropped['mAP low'] <= dropped['mAP'] <= dropped['mAP high']
+    # Either scene alone: all, or AP at 1, 2 and 4 m. Both: at 0.5 m one half is found, at equal scores in any order.
+    assert clean['mAP low'] == pytest.approx(0.75) and clean['mAP high'] == pytest.approx(1)
+    assert 0.75 < clean['mAP'] < 1 and clean['RA low'] == clean['RA high'] == 1
+    assert dropped['mAP high'] == pytest.approx(0.5) and dropped['mAP low'] == pytest.approx(0.25)  # 1.5 and 2.25 m
+    assert record['mRA']['learned']['mean'] == dropped['RA'] < 1
+    assert record['mRA']['learned']['low'] == dropped['RA low'] < dropped['RA high']
+    assert record['rounds'] == 100 and record['scenes'] == 2
+    assert f'{clean["mAP"]:.3f} [0.750, 1.000]' in text
 
 
 def test_digests(cfg, folder, tmp_path):
@@ -218,10 +238,11 @@ class TestHeadroom:
         assert (tmp_path / 'out/headroom.csv').read_text().count('\n') == 3
         assert cv2.imread(str(tmp_path / 'out/headroom.png')) is not None
 
-    def test_differences_are_paired(self, cfg, tmp_path, folder):
+    def test_differences_are_paired(self, uneven, tmp_path):
         """A model that is as bad with and without cameras: its scores vary over scenes, the difference does not."""
-        measure_headroom(cfg, ['baseline.pth'], ['camera_drop'], tmp_path)
-        row = json.loads((tmp_path / 'headroom.json').read_text())['cases'][1]
+        measure_headroom(uneven, ['baseline.pth'], ['camera_drop'], tmp_path / 'out')
+        row = json.loads((tmp_path / 'out/headroom.json').read_text())['cases'][1]
+        assert row['off NDS low'] < row['off NDS'] < row['off NDS high']
         assert row['lidar_alone - off NDS low'] == row['lidar_alone - off NDS high'] == 0
 
 

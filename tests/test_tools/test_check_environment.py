@@ -5,6 +5,7 @@ import sys
 import zipfile
 
 import pytest
+import torch
 
 RECORD = ''.join(f'{name},,\n' for name in (
     'tiny.py', *(f'tiny-1.0.dist-info/{name}' for name in ('METADATA', 'WHEEL', 'entry_points.txt', 'RECORD'))))
@@ -84,7 +85,12 @@ def test_the_environment_of_the_tests_passes(run_tool, tmp_path):
     run_tool('check_environment.py', cwd=tmp_path, fresh=True)
 
 
-def test_an_operator_that_computes_something_else_is_said(check_environment, monkeypatch):
-    monkeypatch.setattr('mmcv.ops.nms', lambda boxes, scores, threshold: (boxes, scores.argsort()))
-    with pytest.raises(RuntimeError, match='nms of mmcv and torchvision keep'):
+@pytest.mark.parametrize('name, wrong, message', [
+    ('mmcv.ops.nms', lambda boxes, scores, threshold: (boxes, scores.argsort()), 'nms of mmcv and torchvision keep'),
+    ('spconv.pytorch.SparseConvTensor.dense', lambda volume: torch.zeros(2, 1, 2, 2, 1), 'spconv spreads'),
+    ('mmdet.models.backbones.resnet.cp.checkpoint', lambda block, x: block(x).detach(), 'gets no gradient'),
+])
+def test_what_computes_something_else_is_said(check_environment, monkeypatch, name, wrong, message):
+    monkeypatch.setattr(name, wrong)
+    with pytest.raises(RuntimeError, match=message):
         check_environment.compute()

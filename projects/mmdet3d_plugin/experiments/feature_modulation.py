@@ -15,10 +15,11 @@ class FeatureModulationHead(CmtHead):
     The neutral 0.5 leaves them as they are. Arguments as in :class:`CmtHead`.
     """
 
-    def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None):
+    def _apply_aqr_modulation(self, x, x_img, reference_points, img_metas, query_embed=None, denoising=None,
+                              look=None):
         """As in :class:`CmtHead`, but the features change and the bias is None."""
         x, x_img, _, record = super()._apply_aqr_modulation(x, x_img, reference_points, img_metas, query_embed,
-                                                            denoising)
+                                                            denoising, look)
         if record is None:
             return x, x_img, None, None
         learned = record.is_learned.to(record.lidar_weights)  # (Q,)

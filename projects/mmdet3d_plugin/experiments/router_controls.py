@@ -70,6 +70,7 @@ class ControlledRouter(nn.Module):
         if not head.enable_aqr:
             raise ValueError('router controls need a model with pts_bbox_head.enable_aqr=True')
         self.router = head.aqr_router
+        self.needs_looks, self.detach = (getattr(self.router, name, False) for name in ('needs_looks', 'detach'))
         self.control = Control('learned')
         self.seed = seed
         self.generator = torch.Generator()
@@ -88,10 +89,11 @@ class ControlledRouter(nn.Module):
         strength = self.control.strength
         self._bias[0].bias_strength = self._own_strength if strength is None else strength
 
-    def forward(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout):
-        """As ``AQRWeightGenerator``."""
+    def forward(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout,
+                **evidence):
+        """As ``AQRWeightGenerator`` or another router."""
         lidar, camera, projections = self.router(query_embed, x, x_img, reference_points, img_metas, pc_range,
-                                                 bev_cell_size, layout)
+                                                 bev_cell_size, layout, **evidence)
         name = self.control.name
         if name == 'off' or name in ALONE:
             lidar, camera = torch.full_like(lidar, 0.5), torch.full_like(camera, 0.5)

@@ -27,14 +27,14 @@ _POINT_SIZE, _POINT_REACH, _FOG_EDGE = 5, 40, 10  # pixels
 def snowy(image, level, rng):
     """Falling flakes over a paler scene (MultiCorrupt, "snow")."""
     density, size, threshold, blur, kept = level
-    noise = density + 0.3 * _resized(_noise_of_cells(image, size, rng), image)
+    shape = _native_shape(image)
+    noise = density + 0.3 * _resized(_noise_of_cells(shape, size, rng), shape)
     flakes = np.where(noise < threshold, 0, np.clip(noise, 0, 1))
-    angle = np.deg2rad(rng.uniform(-135, -45))
-    kernel = line_kernel(half_gaussian(2 * blur + 1, blur), angle, native_scale(image.shape))
-    flakes = 255 * cv2.filter2D(flakes, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+    kernel = line_kernel(half_gaussian(2 * blur + 1, blur), np.deg2rad(rng.uniform(-135, -45)), 1)
+    flakes = _shrunk(cv2.filter2D(flakes, -1, kernel, borderType=cv2.BORDER_REPLICATE), image)
     white = np.maximum(image, 1.5 * cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None] + 127.5)
     pale = kept * image + (1 - kept) * white
-    return 0.9 * pale + (flakes + flakes[::-1, ::-1])[..., None]
+    return 0.9 * pale + 255 * (flakes + flakes[::-1, ::-1])[..., None]
 
 
 @register_corruption('camera_rain', {1: (0.035, 0.1, 0.9), 2: (0.125, 0.2, 0.8), 3: (0.225, 0.3, 0.7)})
@@ -44,11 +44,10 @@ def rainy(image, level, rng):
     Density, gray and darkness are those of "rain" in 3D_Corruptions_AD (Dong et al., CVPR 2023), severities 1, 3, 5.
     """
     density, gray, light = level  # streaks' share of the image, share of gray in the scene, its light
-    angle = np.deg2rad(rng.uniform(75, 105))
-    streak = line_kernel(np.ones(_RAIN_LENGTH), angle, native_scale(image.shape)) > 0
-    drops = rng.random(image.shape[:2], dtype=np.float32) < density / streak.sum()
+    streak = line_kernel(np.ones(_RAIN_LENGTH), np.deg2rad(rng.uniform(75, 105)), 1) > 0
+    drops = rng.random(_native_shape(image), dtype=np.float32) < density / streak.sum()
     streaks = cv2.filter2D(drops.astype(np.float32), -1, streak.astype(np.float32), borderType=cv2.BORDER_CONSTANT)
-    streaks = np.clip(streaks, 0, 1)
+    streaks = _shrunk(np.clip(streaks, 0, 1), image)
     scene = light * ((1 - gray) * image + gray * 128)
     return scene + _RAIN_OPACITY * streaks[..., None] * (_RAIN_LIGHT - scene)
 
@@ -59,25 +58,35 @@ def spattered(image, share, rng):
 
     After "spatter" of Hendrycks and Dietterich (ICLR 2019): blurred noise above a threshold, of the same color.
     """
-    noise = _resized(cv2.GaussianBlur(_noise_of_cells(image, _SPATTER_CELL, rng), (0, 0), 2), image)
+    cells = _noise_of_cells(_native_shape(image), _SPATTER_CELL, rng)
+    noise = _resized(cv2.GaussianBlur(cells, (0, 0), 2), image.shape)
     mud = (noise >= np.quantile(noise, 1 - share)).astype(np.float32)
     opacity = _softened(mud, _SPATTER_EDGE * native_scale(image.shape))[..., None]
     return image + opacity * (np.float32(_MUD) - image)
 
 
-def _noise_of_cells(image, size, rng):
-    """Standard normal noise, float32, a value for each square of so many pixels of nuScenes."""
-    size = max(size * native_scale(image.shape), 1)
-    return rng.standard_normal([int(np.ceil(side / size)) for side in image.shape[:2]], dtype=np.float32)
+def _native_shape(image):
+    """(height, width) of an image of nuScenes with the proportions of this one."""
+    return tuple(max(round(side / native_scale(image.shape)), 1) for side in image.shape[:2])
 
 
-def _resized(noise, image):
-    """Noise (h, w) interpolated to the size of an image, corner on corner; cv2.resize would favor its own places."""
-    height, width = image.shape[:2]
+def _noise_of_cells(shape, size, rng):
+    """Standard normal noise, float32, a value for each square of so many pixels."""
+    return rng.standard_normal([int(np.ceil(side / size)) for side in shape], dtype=np.float32)
+
+
+def _resized(noise, shape):
+    """Noise (h, w) interpolated to a shape (H, W, ...), corner on corner; cv2.resize would favor its own places."""
+    height, width = shape[:2]
     steps = [(cells - 1) / max(side - 1, 1) for cells, side in zip(noise.shape, (height, width))]
     to_noise = np.array([[steps[1], 0, 0], [0, steps[0], 0]])
     return cv2.warpAffine(noise, to_noise, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                           borderMode=cv2.BORDER_REPLICATE)
+
+
+def _shrunk(layer, image):
+    """A layer drawn at the native size, brought to the size of an image: each pixel takes the mean of its own."""
+    return cv2.resize(layer, image.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
 def _softened(image, sigma):

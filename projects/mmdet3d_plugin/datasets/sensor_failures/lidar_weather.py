@@ -151,14 +151,18 @@ def _flakes(distance, density, diameter, rng):
     Returns:
         tuple: of each flake the number of its point, its depth in m, and the share of the beam's width that it takes.
     """
-    within, beside = _BEAM * distance ** 2 / 2, np.pi / 4 * diameter * distance  # m² with centers that touch the beam
+    # Centers lie within the beam, or beside it by less than the disk's radius: drawn for the largest and thinned.
+    within, beside = _BEAM * distance ** 2 / 2, _LARGEST_DIAMETER * distance  # m²
     number = rng.poisson(density * (within + beside))
     point = np.repeat(np.arange(len(distance)), number)
-    draw = 1 - rng.random(len(point))  # in (0, 1]
     is_within = rng.random(len(point)) * (within + beside)[point] < within[point]
-    depth = distance[point] * np.where(is_within, np.sqrt(draw), draw)
     ball = np.minimum(rng.exponential(diameter, len(point)), _LARGEST_DIAMETER)
-    disk, width = ball * np.sqrt(1 - rng.random(len(point)) ** 2), _BEAM * depth
+    disk = ball * np.sqrt(1 - rng.random(len(point)) ** 2)
+    touches = is_within | (rng.random(len(point)) * _LARGEST_DIAMETER < disk)
+    point, is_within, disk = point[touches], is_within[touches], disk[touches]
+    draw = 1 - rng.random(len(point))  # in (0, 1]
+    depth = distance[point] * np.where(is_within, np.sqrt(draw), draw)
+    width = _BEAM * depth
     reach = (disk + width) / 2  # of centers to either side of the beam's axis
     overlap = np.minimum(reach - rng.uniform(0, reach), np.minimum(disk, width))
     return point, depth, overlap / width

@@ -110,6 +110,8 @@ def test_bad_bias():
     with pytest.raises(ValueError, match='together'):
         AttentionBias(torch.zeros(1, 2, 1), ((1, 1), ), seen=torch.ones(1, 2, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match='finite'):
+        AttentionBias(torch.full((1, 2, 1), math.nan), ((1, 1), ))
+    with pytest.raises(ValueError, match='nothing left to attend to'):
         AttentionBias(torch.full((1, 2, 1), -math.inf), ((1, 1), ))
     cells, seen = torch.zeros(1, 2, 1, 2, dtype=torch.long), torch.ones(1, 2, 1, dtype=torch.bool)
     with pytest.raises(ValueError, match='windows'):
