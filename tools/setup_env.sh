@@ -10,9 +10,9 @@
 # CMT_AQR_CACHE (default ~/.cache/cmt-aqr), MAX_JOBS (compile jobs, default: mmcv's own choice).
 set -euo pipefail
 
-# A torch in this range is kept. Older ones can run code in checkpoints (CVE-2025-32434); mmdet 2.28 calls checkpoint()
-# without use_reentrant, which torch announces to refuse after 2.9; mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20).
-TORCH_MIN=2.6 TORCH_BELOW=2.10
+# A torch in this range is kept, if tools/check_environment.py passes with it. Older ones read checkpoints unsafely even
+# with weights_only=True (CVE-2026-24747, CVE-2025-32434); mmcv-full 1.7.2 does not compile against torch >= 2.14 (C++20).
+TORCH_MIN=2.10 TORCH_BELOW=2.14
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pins=$root/requirements.txt
 
@@ -89,7 +89,9 @@ path = Path(importlib.util.find_spec('mmdet3d').origin)
 text = path.read_text()
 lifted = text.replace("mmcv_maximum_version = '1.7.0'", "mmcv_maximum_version = '1.8.0'")
 if lifted != text:
-    path.write_text(lifted)
+    temporary = path.with_suffix('.lifted')  # whole or not at all: this may be killed
+    temporary.write_text(lifted)
+    temporary.replace(path)
     print(f'lifted the bound on mmcv in {path} to 1.8.0')
 PY
 }
@@ -140,8 +142,22 @@ install_all() {
     pip_install no-deps --no-deps --no-build-isolation
     install_mmcv
     lift_mmdet3d_bound
-    (cd "$root" && "$python" -c 'import projects.mmdet3d_plugin, mmcv.ops, spconv') >/dev/null 2>&1 \
-        || die "the package does not import in $python; see: cd $root && $python -c 'import projects.mmdet3d_plugin'"
+    check_environment >/dev/null 2>&1 \
+        || die "the environment does not work with torch $(installed torch); see: $python $root/tools/check_environment.py"
+}
+
+check_environment() { (cd / && "$python" "$root/tools/check_environment.py" "$@"); }
+
+# An interrupted build goes on where it stopped: what pip was killed at is installed anew. Without a pip all starts anew.
+start_or_resume() {
+    python=$env_dir/bin/python
+    if [ -d "$env_dir" ]; then
+        if check_environment --forget-half-installed && [ -n "$(installed pip)" ]; then
+            return
+        fi
+        log "$env_dir has no pip: starting anew"
+    fi
+    "$base" -m venv --clear "$env_dir"
 }
 
 find_python() {
@@ -181,9 +197,11 @@ exec 9> "$env_dir.lock"
 flock -n 9 || { log "waiting for another set-up that builds $env_dir"; flock 9; }
 if [ ! -e "$env_dir/.complete" ] || ! "$env_dir/bin/python" -c '' 2>/dev/null; then
     log "building $env_dir (log: $env_dir.log)"
-    "$base" -m venv "$env_dir"           # an interrupted build goes on where it stopped
-    python=$env_dir/bin/python
+    export TMPDIR=$env_dir.tmp           # what a killed build leaves, gigabytes, goes when the next one starts
+    rm -rf "$TMPDIR" && mkdir "$TMPDIR"
+    start_or_resume
     (install_all) 2>&1 | tee -a "$env_dir.log"
+    rm -rf "$TMPDIR"
     touch "$env_dir/.complete"
 fi
 if [ -e "$root/.venv" ] && [ ! -L "$root/.venv" ]; then
