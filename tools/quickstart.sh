@@ -99,7 +99,6 @@ printf '\n'
 cat $work/compare/comparison.md
 printf '\n(both: clean; lidar: no cameras; camera: no LiDAR.) For spreadsheets: %s\npictures:\n' $work/compare/comparison.csv
 ls $work/pictures/*.png $work/pictures/*/*.png
-printf '\nOpen %s: what the router decided, clean and with three cameras lost. The bias is weak here and colors are pale;\n' \
+printf '\nOpen %s: what the router decided, clean and with three cameras lost. The bias is weak here and colors are pale.\n' \
     $work/pictures/router/report.html
-printf 'headings of this small baseline are often wrong.\n'
 printf '\n%d s in all\n' $SECONDS
