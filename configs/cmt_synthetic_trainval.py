@@ -8,3 +8,4 @@ data = dict(
     val=dict(data_root=data_root, ann_file=val_infos),
     test=dict(data_root=data_root, ann_file=val_infos))
 total_epochs = 7
+evaluation = dict(interval=7)
