@@ -10,7 +10,8 @@ TIERS = (('compat', 'package_names'), ('utils', ), ('core', ), ('datasets', 'syn
          ('hooks', 'apis', 'visualization'), ('experiments', ))
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 # Inside models/utils, from the bottom to the top.
-MODEL_PARTS = ('token_layout', 'geometry', 'grid_mask', 'attention', 'attention_bias_generator', 'aqr', 'transformer')
+MODEL_PARTS = ('token_layout', 'geometry', 'grid_mask', 'attention', 'weight_maps', 'attention_bias_generator', 'aqr',
+               'transformer')
 
 
 def modules(repo_root):

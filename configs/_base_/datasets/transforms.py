@@ -46,4 +46,5 @@ collect_test = dict(type='Collect3D', keys=['points', 'img'])
 collect_train_failures = dict(
     type='Collect3D',
     keys=['points', 'img', 'gt_bboxes_3d', 'gt_labels_3d'],
-    meta_keys=('lidar2img', 'pad_shape', 'box_type_3d', 'sample_idx', 'gt_bboxes_3d', 'gt_labels_3d', 'failure'))
+    meta_keys=('lidar2img', 'pad_shape', 'img_shape', 'img_norm_cfg', 'box_type_3d', 'sample_idx', 'gt_bboxes_3d',
+               'gt_labels_3d', 'failure'))

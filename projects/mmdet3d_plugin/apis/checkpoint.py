@@ -137,8 +137,16 @@ def _without_copies(state_dict, own, source, logger):
     return kept
 
 
+def _without_router(state_dict):
+    """A copy of a state dict and its metadata without the weights of a router."""
+    kept = OrderedDict((key, value) for key, value in state_dict.items() if not key.startswith(ROUTER_PREFIX))
+    if hasattr(state_dict, '_metadata'):
+        kept._metadata = state_dict._metadata
+    return kept
+
+
 def load_weights(model, state_dict, source='the state dict', router_missing_ok=False, missing_ok=(), drop_router=None,
-                 logger=None):
+                 new_router=False, logger=None):
     """Load weights into a model that must fit them exactly, but for the auxiliary heads, which serve training only and
     keep their initial values where missing, the copies of an EMA hook (`averaging_keys`), which are left out where the
     model has no place for them, and the exceptions named here.
@@ -153,6 +161,7 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
             wholly); they keep their initial values.
         drop_router (bool | None): leave out the router weights of an AQR checkpoint where the model has no router.
             None: the caller offers no such choice, and errors do not propose it.
+        new_router (bool): leave out the router weights in any case; the model's router stays as initialized.
         logger (logging.Logger | str | None): told about missing and dropped weights, see `mmcv.utils.print_log`.
 
     Raises:
@@ -160,6 +169,8 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
             are not finite, see `check_numbers`.
     """
     model = _unwrapped(model)
+    if new_router:
+        state_dict, router_missing_ok = _without_router(state_dict), True
     own = model.state_dict()
     own_router = [key for key in own if key.startswith(ROUTER_PREFIX)]
     given_router = [key for key in state_dict if key.startswith(ROUTER_PREFIX)]
@@ -194,6 +205,9 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
             '\n\tThe file has no version metadata: sparse convolutions were taken to be in the layout of spconv 1.x.')
         if given_router and not own_router and drop_router is False:
             hint += '\n\tIts router weights can be left out with --drop-router (drop_router=True).'
+        if own_router and given_router and set(own_router) != set(given_router):
+            hint += ("\n\tIts router is of another kind or has other options than the model's: compare aqr_router, "
+                     'aqr_weight_map and aqr_strength_per_head with the config that it was trained with.')
         raise ValueError(f'{source} does not fit the model. {error}{hint}') from error
 
 

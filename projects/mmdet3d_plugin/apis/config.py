@@ -2,6 +2,7 @@
 import difflib
 import importlib
 import logging
+import re
 from pathlib import Path
 
 from mmcv import Config
@@ -18,19 +19,23 @@ _KNOWN_KEYS = {
         'auto_resume', 'auto_scale_lr', 'checkpoint_config', 'cudnn_benchmark', 'custom_hooks', 'custom_imports',
         'data', 'dist_params', 'evaluation', 'find_unused_parameters', 'fp16', 'load_from', 'log_config', 'log_level',
         'lr_config', 'model', 'momentum_config', 'mp_start_method', 'opencv_num_threads', 'optimizer',
-        'optimizer_config', 'plugin', 'plugin_dir', 'resume_from', 'runner', 'test_cfg', 'total_epochs', 'train_cfg',
-        'work_dir', 'workflow'
+        'optimizer_config', 'plugin', 'plugin_dir', 'resume_from', 'router_training', 'runner', 'test_cfg',
+        'total_epochs', 'train_cfg', 'work_dir', 'workflow'
     },
     'data': {
         'persistent_workers', 'samples_per_gpu', 'test', 'test_dataloader', 'train', 'train_dataloader', 'val',
         'val_dataloader', 'workers_per_gpu'
     },
     'log_config': {'hooks', 'interval'},
+    'router_training': {'batch', 'held_out', 'iters', 'lr', 'samples', 'weight_decay'},
     'checkpoint_config': {
         'by_epoch', 'create_symlink', 'file_client_args', 'filename_tmpl', 'interval', 'max_keep_ckpts', 'out_dir',
         'save_last', 'save_optimizer', 'sync_buffer', 'type'
     },
 }
+
+# What is read of `model.train_cfg.pts` and `model.test_cfg.pts`: published configs have more there, without any effect.
+_READ = {'assigner', 'code_weights', 'out_size_factor', 'pc_range', 'point_cloud_range', 'voxel_size'}
 
 
 def load_config(path, options=None):
@@ -59,6 +64,7 @@ def load_config(path, options=None):
     refuse_overridden_variables(path, _KNOWN_KEYS[''])
     refuse_variables(cfg, options or {}, _KNOWN_KEYS[''])
     _check_options(cfg, options or {})
+    _refuse_unread_options(cfg, options or {})
     cfg.merge_from_dict(options or {})
     _check_keys(cfg)
     for key, value in cfg.items():
@@ -112,6 +118,17 @@ def _check_options(cfg, options):
             if known is not None and part not in known | set(cfg.get(section) or {} if section else cfg.keys()):
                 raise KeyError(f'--cfg-options {option}: {section or "the config"} has no {part!r}'
                                f'{_proposal(part, known)}; allowed to add: {sorted(known)}')
+
+
+def _refuse_unread_options(cfg, options):
+    """Raise KeyError for options of train_cfg and test_cfg that this package's detectors do not read."""
+    if (cfg.get('model') or {}).get('type') != 'CmtDetector':
+        return
+    for option in options:
+        section, key = re.match(r'(model\.(?:train|test)_cfg\.pts)\.([^.]+)|', option).groups()
+        if key and key not in _READ:
+            raise KeyError(f'--cfg-options {option}: nothing reads {key!r} of {section}; read are {sorted(_READ)}, and '
+                           'what chooses detections is in model.pts_bbox_head.bbox_coder')
 
 
 def _check_keys(cfg):

@@ -3,7 +3,6 @@ import inspect
 import os.path as osp
 from pathlib import Path
 
-import mmcv
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import DistEvalHook, get_dist_info, wrap_fp16_model
@@ -13,22 +12,21 @@ from mmdet.utils import compat_cfg, setup_multi_processes
 from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 
-from ..core.bbox.class_selection import select_classes
-from ..utils.atomic_file import atomic_path
-from ..utils.restricted_pickle import load_pickle
+from ..utils.atomic_file import check_destination
 from .checkpoint import load_weights, read_checkpoint
 from .class_names import (
     check_same_classes,
     checkpoint_classes,
-    has_fewer_classes,
     head_classes,
     report_classes_of_data,
 )
 from .distributed import init_distributed, multi_process_test, seed_everything, wrap_model
 from .evaluation_checks import check_arguments, check_box_limit, check_evaluation
+from .stored_results import load_results, write_results
 
 
-def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoint=False, classes=None):
+def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoint=False, classes=None,
+                        new_router=False):
     """Build the model of a config in evaluation mode with the weights of a checkpoint.
 
     Where the data has fewer classes than the model, it detects these alone, and a line says so.
@@ -52,7 +50,8 @@ def build_trained_model(cfg, checkpoint_path, drop_router=False, trust_checkpoin
     model = build_model(cfg.model, train_cfg=None, test_cfg=cfg.get('test_cfg'))
     if cfg.get('fp16') is not None and torch.cuda.is_available():  # the CPU has no fp16 here: see the hook
         wrap_fp16_model(model)
-    load_weights(model, checkpoint['state_dict'], checkpoint_path, router_missing_ok=True, drop_router=drop_router)
+    load_weights(model, checkpoint['state_dict'], checkpoint_path, router_missing_ok=True, drop_router=drop_router,
+                 new_router=new_router)
     trained = {checkpoint_path: checkpoint_classes(checkpoint)}
     check_same_classes({**trained, 'model.pts_bbox_head': head_classes(model)})
     report_classes_of_data(model, 'data.test', classes, trained)
@@ -94,9 +93,9 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
         dict | None: the metrics, on rank 0 where asked for.
 
     Raises:
-        FileNotFoundError, ValueError: before the first sample: arguments that the dataset does not take, samples that
-            it cannot evaluate (`check_evaluation`), more boxes than it accepts, a checkpoint that does not fit, or one
-            for other classes.
+        OSError, ValueError: before the first sample: arguments that the dataset does not take, samples that it cannot
+            evaluate (`check_evaluation`), more boxes than it accepts, a checkpoint that does not fit, or one for other
+            classes, files that could not be written.
     """
     cfg = compat_cfg(cfg)
     setup_multi_processes(cfg)
@@ -109,6 +108,8 @@ def run_test(cfg, checkpoint_path, out=None, metrics=None, format_only=False, ev
     model = build_trained_model(cfg, checkpoint_path, drop_router, trust_checkpoint, dataset.CLASSES)
     if metrics or format_only:
         check_box_limit(dataset, *most_boxes(model))
+    if get_dist_info()[0] == 0:
+        _check_destinations(out, eval_options)
     if fuse_bn:
         model = fuse_conv_bn(model)
     options = dict(samples_per_gpu=1, workers_per_gpu=2, dist=distributed, shuffle=False)
@@ -144,65 +145,15 @@ def evaluate_results(cfg, path, eval_options=None, trust_data=False):
 
     Raises:
         FileNotFoundError: no such file, or see `check_evaluation`.
-        ValueError: see `check_evaluation`; arguments that the dataset does not take; a file that cannot be read or may
-            run code, without one entry with boxes for each sample, or with more boxes, labels or other classes than
-            the dataset knows.
+        ValueError: see `check_evaluation` and `load_results`; arguments that the dataset does not take.
     """
     if not osp.isfile(path):
         raise FileNotFoundError(f'no such file of detections: {path}')
     cfg = compat_cfg(cfg)
     dataset = build_dataset(cfg.data.test, dict(test_mode=True))
     options = _checked_options(cfg, dataset, ['bbox'], False, eval_options or {})
-    detections = load_pickle(path, 'file of detections', trust_data, with_boxes=True, permission='--trust-data')
-    check_results(dataset, detections, path)
-    _fit_classes(dataset, detections, path)
+    detections = load_results(dataset, path, trust_data)
     return _finish(dataset, detections, None, ['bbox'], False, options)
-
-
-def check_results(dataset, detections, origin):
-    """Raise ValueError where detections are not one entry with boxes for each sample of a dataset, or do not suit it.
-
-    Args:
-        dataset (Dataset): what evaluates.
-        detections (list[dict]): `boxes_3d`, `scores_3d`, `labels_3d` and, where known, the `class_names` of these; or
-            dicts of such.
-        origin (str): where they come from, for the message.
-    """
-    if not isinstance(detections, list) or len(detections) != len(dataset):
-        number = len(detections) if isinstance(detections, list) else f'a {type(detections).__name__} and not a list'
-        raise ValueError(f'{origin} must have one entry for each of the {len(dataset)} samples of data.test, has '
-                         f'{number}')
-    for index, entry in enumerate(detections):
-        entry = entry if isinstance(entry, dict) else {}
-        parts = _parts(entry)
-        if not parts or not all({'boxes_3d', 'scores_3d', 'labels_3d'} <= set(part) for part in parts):
-            raise ValueError(f'{origin}: entry {index} has no boxes_3d, scores_3d and labels_3d, it has {list(entry)}')
-        for part in parts:
-            check_box_limit(dataset, len(part['boxes_3d']), f'{origin}: the number of boxes in entry {index}')
-            labels, source = part['labels_3d'], 'its class_names are' if 'class_names' in part else 'data.test has'
-            names = list(part.get('class_names', dataset.CLASSES))
-            if len(labels) and not 0 <= int(min(labels)) <= int(max(labels)) < len(names):
-                raise ValueError(f'{origin}: entry {index} has labels from {int(min(labels))} to {int(max(labels))}, '
-                                 f'{source} the {len(names)} classes {names}')
-
-
-def _parts(entry):
-    """What has boxes in the detections of one sample: the dict itself or dicts in it."""
-    if not isinstance(entry, dict):
-        return []
-    return [entry] if 'boxes_3d' in entry else [part for part in entry.values() if isinstance(part, dict)]
-
-
-def _fit_classes(dataset, detections, origin):
-    """Make labels positions among the classes of a dataset, which may have fewer; raises for other classes."""
-    for part in (part for entry in detections for part in _parts(entry) if 'class_names' in part):
-        own = list(part['class_names'])
-        if not has_fewer_classes(dataset.CLASSES, own):
-            check_same_classes({origin: own, 'data.test': dataset.CLASSES})
-            continue
-        keys = 'boxes_3d', 'scores_3d', 'labels_3d'
-        part.update(zip(keys, select_classes(*(part[key] for key in keys), own, dataset.CLASSES)),
-                    class_names=dataset.CLASSES)
 
 
 def _checked_options(cfg, dataset, metrics, format_only, options):
@@ -222,14 +173,18 @@ def _checked_options(cfg, dataset, metrics, format_only, options):
     return options
 
 
+def _check_destinations(out, options):
+    """Raise OSError where the files of a test could not be written after it."""
+    if out is not None:
+        check_destination(out)
+    if options.get('jsonfile_prefix') is not None:
+        check_destination(osp.join(options['jsonfile_prefix'], 'results'))  # a folder for nuScenes
+
+
 def _finish(dataset, detections, out, metrics, format_only, eval_options):
     """Write, format or evaluate detections; returns the metrics, None where not asked for."""
     if out is not None:
-        names = list(dataset.CLASSES)
-        for part in (part for entry in detections for part in _parts(entry) if 'boxes_3d' in part):
-            part['class_names'] = names
-        with atomic_path(out) as temporary:
-            mmcv.dump(detections, str(temporary))
+        write_results(dataset, detections, out)
         print(f'\nwrote {len(detections)} results to {out}')
     if format_only:
         dataset.format_results(detections, **eval_options)

@@ -4,12 +4,14 @@ from typing import NamedTuple, Optional
 import torch
 from torch import nn
 
-from ..models.utils.aqr.routing_record import RoutingRecord
+from ..models.utils.aqr.looks import RouterEvidence
+from ..models.utils.aqr.query_projection import project_queries
 from ..models.utils.aqr.supervision import routing_targets
 from ..models.utils.attention_bias_generator import check_bias_strength
 
 CONTROLS = ('learned', 'off', 'averaged', 'shuffled', 'oracle')
 ALONE = dict(lidar_alone='lidar', camera_alone='camera')  # control -> the sensor that is left, see with_modality
+_WITHOUT_ROUTER = ('off', 'oracle', *ALONE)
 CONTROLS_HELP = f'{", ".join(CONTROLS)} (but for off also with a strength of the bias: oracle:5), {", ".join(ALONE)}'
 
 
@@ -70,7 +72,7 @@ class ControlledRouter(nn.Module):
         if not head.enable_aqr:
             raise ValueError('router controls need a model with pts_bbox_head.enable_aqr=True')
         self.router = head.aqr_router
-        self.needs_looks, self.detach = (getattr(self.router, name, False) for name in ('needs_looks', 'detach'))
+        self.detach = getattr(self.router, 'detach', False)
         self.control = Control('learned')
         self.seed = seed
         self.generator = torch.Generator()
@@ -78,6 +80,11 @@ class ControlledRouter(nn.Module):
         self._own_strength = head.aqr_bias.bias_strength
         self.restart()
         head.aqr_router = self
+
+    @property
+    def needs_looks(self):
+        """Whether the head has to give looks: not where the router's own weights do not matter."""
+        return getattr(self.router, 'needs_looks', False) and self.control.name not in _WITHOUT_ROUTER
 
     def restart(self):
         """Shuffle from now on as from the beginning, so that a series of samples does not depend on earlier ones."""
@@ -92,21 +99,22 @@ class ControlledRouter(nn.Module):
     def forward(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout,
                 **evidence):
         """As ``AQRWeightGenerator`` or another router."""
-        lidar, camera, projections = self.router(query_embed, x, x_img, reference_points, img_metas, pc_range,
-                                                 bev_cell_size, layout, **evidence)
         name = self.control.name
-        if name == 'off' or name in ALONE:
-            lidar, camera = torch.full_like(lidar, 0.5), torch.full_like(camera, 0.5)
-        elif name == 'averaged':
+        if name in _WITHOUT_ROUTER:
+            projections = project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout)
+            lidar = camera = torch.full(query_embed.shape[:2], 0.5, device=query_embed.device)
+        else:
+            lidar, camera, projections = self.router(query_embed, x, x_img, reference_points, img_metas, pc_range,
+                                                     bev_cell_size, layout, **evidence)
+        if name == 'averaged':
             lidar, camera = (w.mean(dim=1, keepdim=True).expand_as(w) for w in (lidar, camera))
         elif name == 'shuffled':
             order = torch.stack([torch.randperm(lidar.shape[1], generator=self.generator) for _ in lidar])
             order = order.to(lidar.device)
             lidar, camera = lidar.gather(1, order), camera.gather(1, order)
         elif name == 'oracle':
-            everywhere = torch.ones_like(lidar, dtype=torch.bool)
-            record = RoutingRecord(lidar, camera, projections, everywhere[0], everywhere, reference_points, None)
-            targets = routing_targets(record, img_metas, pc_range, bev_cell_size)
+            targets = routing_targets(RouterEvidence(None, projections, reference_points), img_metas, pc_range,
+                                      bev_cell_size)
             weights = torch.where(targets.is_known.unsqueeze(-1), targets.weights, 0.5)
             lidar, camera = weights.unbind(-1)
         return lidar, camera, projections

@@ -10,9 +10,14 @@ class TransformEpochHook(Hook):
     """
 
     def before_train_epoch(self, runner):
-        for transform in _transforms(runner.data_loader.dataset):
-            if hasattr(transform, 'set_epoch'):
-                transform.set_epoch(runner.epoch)
+        set_epoch(runner.data_loader.dataset, runner.epoch)
+
+
+def set_epoch(dataset, epoch):
+    """Call ``set_epoch(epoch)`` of every transform of a dataset, wrapped or not, that has it."""
+    for transform in _transforms(dataset):
+        if hasattr(transform, 'set_epoch'):
+            transform.set_epoch(epoch)
 
 
 def _transforms(dataset):

@@ -2,6 +2,7 @@ import inspect
 import math
 from contextlib import nullcontext
 from functools import partial
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
@@ -17,11 +18,12 @@ from ...core.arguments import check_count, check_factor
 from ...core.bbox.box_encoding import with_gravity_center
 from ...core.bbox.class_selection import select_classes
 from ...core.finite import require_finite
-from ..utils.aqr import AQR, AQROptions, Looks, build_aqr_parts
+from ..utils.aqr import AQR, AQROptions, Looks, RouterEvidence, build_aqr_parts
+from ..utils.aqr.query_projection import project_queries
 from ..utils.evaluating import evaluating
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.token_layout import TokenLayout
-from ..utils.transformer.denoising import DenoisingQueries
+from ..utils.transformer.denoising import DenoisingBatch, DenoisingQueries
 from ..utils.transformer.position_encoding import (
     bev_cell_centers,
     camera_ray_points,
@@ -36,6 +38,29 @@ from .set_criterion import SetCriterion
 _NUSCENES_TASKS = (('car', ), ('truck', 'construction_vehicle'), ('bus', 'trailer'), ('barrier', ),
                    ('motorcycle', 'bicycle'), ('pedestrian', 'traffic_cone'))
 _NUSCENES_BRANCHES = dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2))
+
+
+class _EmbeddedScene(NamedTuple):
+    """What the decoder takes; a sensor that is absent is None. Shapes as in ``CmtHead.forward``.
+
+    Attributes:
+        x, x_img: features of tokens.
+        layout: TokenLayout of them.
+        reference_points: (B, P + Q, 3), denoising queries first.
+        denoising: DenoisingBatch or None.
+        query_embed: (B, P + Q, C).
+        stand_ins: features of blank sensors or None.
+        decode: the transformer, which knows position embeddings and masks already.
+    """
+
+    x: Optional[torch.Tensor]
+    x_img: Optional[torch.Tensor]
+    layout: TokenLayout
+    reference_points: torch.Tensor
+    denoising: Optional[DenoisingBatch]
+    query_embed: torch.Tensor
+    stand_ins: Optional[Tuple[torch.Tensor, torch.Tensor]]
+    decode: Callable
 
 
 @HEADS.register_module()
@@ -205,6 +230,33 @@ class CmtHead(BaseModule):
             the others. In training there is ``is_finite``: where features or activations were not (an overflow of mixed
             precision, say), 0 stands for what is not finite in the branches, and :meth:`loss` gives NaN.
         """
+        scene = self._embed(pts_feats, img_feats, img_metas, blank_feats)
+        _, _, bias, routing = self._apply_aqr_modulation(scene.x, scene.x_img, scene.reference_points, img_metas,
+                                                         scene.query_embed, scene.denoising, partial(self._look, scene))
+        decoded, _ = scene.decode(scene.x, scene.x_img, stand_ins=scene.stand_ins,
+                                  aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias))
+        decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
+        return tuple([self._predict_task(head, decoded, scene.reference_points, scene.denoising, routing)]
+                     for head in self.task_heads)
+
+    @torch.no_grad()
+    def router_evidence(self, pts_feats, img_feats, img_metas, blank_feats):
+        """What a router that needs looks judges by, without decoding or routing.
+
+        Args:
+            pts_feats, img_feats, img_metas, blank_feats: see :meth:`forward`, of both sensors.
+
+        Returns:
+            RouterEvidence: of the learned queries.
+        """
+        with evaluating(self):
+            scene = self._embed(pts_feats, img_feats, img_metas, blank_feats)
+            projections = project_queries(scene.reference_points, img_metas, self.pc_range, self.bev_cell_size,
+                                          scene.layout)
+            return RouterEvidence(self._look(scene), projections, scene.reference_points)
+
+    def _embed(self, pts_feats, img_feats, img_metas, blank_feats):
+        """Tokens and queries with their position embeddings, as the decoder takes them."""
         x = pts_feats[0] if pts_feats else None
         x_img = img_feats[0] if img_feats else None
         batch = len(img_metas)
@@ -223,15 +275,7 @@ class CmtHead(BaseModule):
         stand_ins = None if x is None or x_img is None else self._stand_ins(blank_feats)
         decode = partial(self.transformer, query_embed=query_embed, bev_pos_embed=bev_pos_embed,
                          rv_pos_embed=rv_pos_embed, attn_masks=None if denoising is None else denoising.attn_mask)
-        look = partial(self._look, x, x_img, stand_ins, decode)
-        x, x_img, bias, routing = self._apply_aqr_modulation(x, x_img, reference_points, img_metas, query_embed,
-                                                             denoising, look)
-
-        decoded, _ = decode(x, x_img, aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias),
-                            stand_ins=stand_ins)
-        decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
-        return tuple([self._predict_task(head, decoded, reference_points, denoising, routing)]
-                     for head in self.task_heads)
+        return _EmbeddedScene(x, x_img, layout, reference_points, denoising, query_embed, stand_ins, decode)
 
     def _stand_ins(self, blank_feats):
         """Features (x, x_img) of blank sensors as the decoder takes them, None without stand-ins."""
@@ -244,16 +288,16 @@ class CmtHead(BaseModule):
         with torch.no_grad(), evaluating(self.shared_conv):  # the statistics of BatchNorm are of sensors that work
             return self.shared_conv(x), x_img
 
-    def _look(self, x, x_img, stand_ins, decode):
+    def _look(self, scene):
         """What the queries hold after the first layer with one sensor at a time, the other one blank: ``Looks``."""
-        blank_x, blank_img = (blank.expand_as(own) for blank, own in zip(stand_ins, (x, x_img)))
+        blank_x, blank_img = (blank.expand_as(own) for blank, own in zip(scene.stand_ins, (scene.x, scene.x_img)))
         states, logits = [], []
         is_detached = self.aqr_router.detach
         # Without gradients what a look shows should not depend on dropout either.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_detached), \
                 evaluating(self.transformer) if is_detached else nullcontext():
-            for features in ((x, blank_img), (blank_x, x_img)):
-                decoded, _ = decode(*features, num_layers=1)  # (1, B, Q, C)
+            for features in ((scene.x, blank_img), (blank_x, scene.x_img)):
+                decoded, _ = scene.decode(*features, num_layers=1)  # (1, B, Q, C)
                 every_layer = decoded.expand(self.transformer.decoder.num_layers, *decoded.shape[1:])
                 states.append(decoded[0])
                 logits.append(torch.cat([head(every_layer)['cls_logits'][0] for head in self.task_heads], dim=-1))

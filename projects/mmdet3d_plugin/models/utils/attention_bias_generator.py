@@ -6,28 +6,13 @@ from torch import nn
 
 from .attention.attention_bias import AttentionBias
 from .token_layout import MODALITIES
+from .weight_maps import WEIGHT_MAPS, check_weight_map
 
 RECOMMENDED_STRENGTH = (1, 10)
 RECOMMENDED_WINDOW = (5, 25)
 # A weight is a float32 number: its rounding alone moves a bias of this strength by up to 0.0006, so that attention is
 # exact to 0.1 % here and to 1e-6 in the recommended range. Above, biases would be noise, and gradients overflow.
 MAX_STRENGTH = 1e4
-
-
-def linear_map(weights, strength):
-    """``(weight - 0.5) * 2 * strength`` (docs/design.md, "The idea")."""
-    return (weights - 0.5) * 2 * strength
-
-
-def log_gate_map(weights, strength):
-    """Log of the gate ``min(1, 2 weight)``, at least ``-strength``: a sensor that is distrusted loses that share of its
-    attention, one that is trusted gains nothing (docs/design.md, "Stand-ins").
-    """
-    return (2 * weights).clamp(min=torch.finfo(weights.dtype).tiny, max=1).log().clamp(min=-strength)
-
-
-# Ways from weights (B, Q) in [0, 1] and a strength >= 0 to a bias in [-strength, strength], 0 at weight 0.5.
-WEIGHT_MAPS = dict(linear=linear_map, log_gate=log_gate_map)
 
 
 class AttentionBiasGenerator(nn.Module):
@@ -75,6 +60,7 @@ class AttentionBiasGenerator(nn.Module):
         self.per_view = per_view
         self.bias_clip = check_bias_clip(bias_clip)
         self.weight_map = check_weight_map(weight_map)
+        self.map = WEIGHT_MAPS[weight_map]()
         self.strength_factor = 1.0
         low, high = RECOMMENDED_STRENGTH
         if self.bias_strength and not low <= self.bias_strength <= high:
@@ -142,7 +128,7 @@ class AttentionBiasGenerator(nn.Module):
 
     def weight_to_bias(self, weights):
         """Weights in [0, 1] -> bias in [-bias_strength, bias_strength], clipped if asked for; 0.5 -> 0."""
-        bias = WEIGHT_MAPS[self.weight_map](weights, self.bias_strength * self.strength_factor)
+        bias = self.map(weights, self.bias_strength * self.strength_factor)
         return bias if self.bias_clip is None else bias.clamp(-self.bias_clip, self.bias_clip)
 
     @staticmethod
@@ -224,13 +210,6 @@ def check_bias_clip(bias_clip):
             or bias_clip <= 0:
         raise ValueError(f'bias_clip must be None or a finite number > 0, got {bias_clip!r}')
     return float(bias_clip)
-
-
-def check_weight_map(name):
-    """Return the name of a map; raise ValueError naming what is allowed otherwise."""
-    if name not in WEIGHT_MAPS:
-        raise ValueError(f'weight_map must be one of {list(WEIGHT_MAPS)}, got {name!r}')
-    return name
 
 
 def check_windows(window, argument='local_window_size'):

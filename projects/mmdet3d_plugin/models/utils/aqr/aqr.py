@@ -11,9 +11,9 @@ from ..attention_bias_generator import (
     AttentionBiasGenerator,
     check_bias_clip,
     check_bias_strength,
-    check_weight_map,
     check_windows,
 )
+from ..weight_maps import check_weight_map
 from .bias_strength_per_head import BiasStrengthPerHead
 from .routing_record import RoutingRecord
 from .supervision import TARGETS, routing_loss, routing_targets

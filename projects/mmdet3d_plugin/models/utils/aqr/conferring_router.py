@@ -1,6 +1,4 @@
 """A router that compares what each sensor alone makes the decoder see, and lets the sensors confer about the fault."""
-from dataclasses import dataclass
-
 import torch
 from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
@@ -9,22 +7,6 @@ from torch import nn
 from .query_projection import project_queries
 
 _SENSORS = 2  # LiDAR and cameras
-
-
-@dataclass
-class Looks:
-    """What queries hold after the decoder's first layer when it looks with one sensor, the other one blank
-    (docs/design.md, "Looks and conferring").
-
-    Attributes:
-        lidar_states, camera_states: (B, Q, C), with LiDAR alone and with the cameras alone.
-        lidar_logits, camera_logits: (B, Q, K), class logits of these states.
-    """
-
-    lidar_states: torch.Tensor
-    camera_states: torch.Tensor
-    lidar_logits: torch.Tensor
-    camera_logits: torch.Tensor
 
 
 @TRANSFORMER.register_module()
@@ -95,17 +77,27 @@ class ConferringRouter(BaseModule):
             projections.
         """
         projections = project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout)
+        logits = self.judge(looks, projections.pts_pers_valid, has_say)
+        lidar_weights, camera_weights = logits.float().sigmoid().unbind(-1)
+        return lidar_weights, camera_weights, projections
+
+    def judge(self, looks, seen, has_say):
+        """Logits (B, Q, 2) of the LiDAR and the camera weight.
+
+        Args:
+            looks (Looks): of the queries.
+            seen (Tensor): (B, Q, V) bool, the view sees the query.
+            has_say (Tensor): (B, Q) bool, see :meth:`forward`.
+        """
         evidence = self._evidence(looks)  # (B, Q, H)
-        seen = projections.pts_pers_valid.to(evidence.dtype)  # (B, Q, V)
+        seen = seen.to(evidence.dtype)  # (B, Q, V)
         say = has_say.to(evidence).unsqueeze(-1)  # (B, Q, 1)
         tokens = _masked_mean(evidence, torch.cat([say, say * seen], dim=-1))  # (B, 1 + V, H)
         kind = self.kind[[0] + [1] * seen.shape[-1]]  # (1 + V, H)
         tokens = self.confer(tokens + kind)
         of_views = _masked_mean(tokens[:, 1:], seen.transpose(1, 2))  # (B, Q, H)
         of_lidar = tokens[:, :1].expand_as(evidence)
-        logits = self.verdict(torch.cat([evidence, of_lidar, of_views], dim=-1))  # (B, Q, 2)
-        lidar_weights, camera_weights = logits.float().sigmoid().unbind(-1)
-        return lidar_weights, camera_weights, projections
+        return self.verdict(torch.cat([evidence, of_lidar, of_views], dim=-1))
 
     def _evidence(self, looks):
         lidar, camera = looks.lidar_states, looks.camera_states

@@ -49,7 +49,7 @@ def routing_targets(record, img_metas, pc_range, bev_cell_size, targets='prefere
     where at least one view sees it and every view that does is lost.
 
     Args:
-        record (RoutingRecord): of the batch.
+        record (RoutingRecord | RouterEvidence): of the batch; its reference points and projections are read.
         img_metas (list[dict]): B dicts with ``failure`` (FailureRecord).
         pc_range (list[float]): detection range, m.
         bev_cell_size (tuple[float, float]): (x, y) size of a BEV cell, m.

@@ -1,0 +1,206 @@
+"""The plug-in training: only the router learns, from evidence that the frozen detector shows once."""
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmcv.runner import build_optimizer, build_runner, save_checkpoint
+from mmdet.utils import compat_cfg, get_root_logger, setup_multi_processes
+from mmdet3d.datasets import build_dataset
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from ..core.arguments import check_count, check_factor
+from ..datasets.sensor_failures import CLEAN
+from ..models.utils.aqr.supervision import TARGETS, routing_loss
+from ..utils.atomic_file import atomic_path
+from ..utils.content_hash import content_key, file_sha256
+from ..utils.plain_values import plain_values
+from ..utils.record_file import write_record
+from ..utils.run_lock import run_lock
+from ..utils.tables import markdown_table
+from .distributed import default_device, seed_everything
+from .router_evidence import EvidenceStore, collect_evidence, looks_of, targets_of
+from .test import build_trained_model
+
+_TITLES = ('LiDAR', 'cameras')
+
+
+@dataclass(frozen=True)
+class RouterTraining:
+    """How a router learns from kept evidence: ``router_training`` of a config.
+
+    Attributes:
+        samples (int): that the detector looks at, drawn from ``data.train``.
+        held_out (float): share of the dataset's samples, in [0, 1), whose evidence serves the report and calibration.
+        batch (int): samples a step.
+        iters (int): steps.
+        lr, weight_decay (float): of AdamW; the rate rises and falls once (one-cycle).
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    samples: int = 5000
+    held_out: float = 0.1
+    batch: int = 32
+    iters: int = 1500
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+
+    def __post_init__(self):
+        for name in ('samples', 'batch', 'iters'):
+            check_count(f'router_training.{name}', getattr(self, name))
+        for name in ('lr', 'weight_decay'):
+            check_factor(f'router_training.{name}', getattr(self, name))
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f'router_training.held_out must be in [0, 1), got {self.held_out}')
+
+
+def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=False):
+    """Teach the router of a config on a frozen detector: look once, learn, write a checkpoint of both.
+
+    Writes to ``cfg.work_dir`` (default ./work_dirs/<name>): ``evidence/``, from which an interrupted run goes on and
+    later ones with other ``router_training`` settings start at once; text, JSON and TensorBoard logs as ``log_config``
+    says; ``router.md`` and ``router.json``, verdicts by case on held-out samples; ``latest.pth``.
+
+    Args:
+        cfg (mmcv.Config): from `load_config`; its router needs looks, ``data.train`` simulates failures.
+        checkpoint (str): of the detector, see `build_trained_model`.
+        name (str): file name of the config, for the work directory.
+        seed (int): of everything that is drawn.
+        workers (int): processes that load.
+        trust_checkpoint (bool): see `read_checkpoint`.
+
+    Returns:
+        str: the table of verdicts.
+
+    Raises:
+        ValueError: before anything is written: a router that needs no looks, settings out of range, a checkpoint that
+            does not fit; `work_dir` holds evidence of another detector.
+        RuntimeError: another training runs in the work directory.
+    """
+    cfg = compat_cfg(cfg)
+    setup_multi_processes(cfg)
+    settings = RouterTraining(**(cfg.get('router_training') or {}))
+    work_dir = Path(cfg.work_dir or f'./work_dirs/{Path(name).stem}')
+    cfg.seed = seed_everything(seed)
+    dataset = build_dataset(cfg.data.train)
+    model = build_trained_model(cfg, checkpoint, trust_checkpoint=trust_checkpoint, classes=dataset.CLASSES,
+                                new_router=True)
+    model.CLASSES = dataset.CLASSES
+    router = getattr(model.pts_bbox_head, 'aqr_router', None)
+    if not getattr(router, 'needs_looks', False):
+        raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
+                         f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
+    key = content_key(cfg.model, cfg.data.train, file_sha256(checkpoint), cfg.seed)
+    with run_lock(work_dir):
+        store = EvidenceStore(work_dir / 'evidence', settings.samples, key)
+        collect_evidence(model, dataset, store, cfg.seed, workers, cfg.data.get('samples_per_gpu', 1))
+        held_out = _held_out(store, len(dataset), settings.held_out, cfg.seed)
+        _learn(model, store, held_out, settings, cfg, work_dir)
+        rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch)
+        write_record(work_dir / 'router.json', plain_values(dict(
+            checkpoint=str(checkpoint), seed=cfg.seed, cases=rows)))
+        text = markdown_table(rows)
+        with atomic_path(work_dir / 'router.md') as path:
+            path.write_text(f'{text}\n')
+        _save(model, cfg, checkpoint, work_dir / 'latest.pth')
+    return text
+
+
+def _held_out(store, samples, share, seed):
+    """(N,) bool, rows of samples that the router does not learn from."""
+    chosen = np.random.default_rng((seed, 1)).random(samples) < share
+    return chosen[[int(store[row]['sample']) for row in range(len(store))]]
+
+
+class _Learner(nn.Module):
+    """A router as mmcv's runner trains it, on rows of evidence."""
+
+    def __init__(self, router, targets):
+        super().__init__()
+        self.router, self.targets = router, targets
+
+    def train_step(self, batch, optimizer=None):
+        """Loss of a batch of rows."""
+        has_say = torch.ones_like(batch['lidar_lost'])
+        lidar, camera = self.router.judge(looks_of(batch), batch['seen'], has_say).float().sigmoid().unbind(-1)
+        loss = routing_loss(lidar, camera, targets_of(batch, self.targets), has_say)
+        return dict(loss=loss, log_vars=dict(loss_aqr=loss.item()), num_samples=len(has_say))
+
+
+def _learn(model, store, held_out, settings, cfg, work_dir):
+    head = model.pts_bbox_head
+    learner = _Learner(head.aqr_router, TARGETS[head.aqr_options.targets]).to(default_device())
+    rows = torch.utils.data.Subset(store, np.flatnonzero(~held_out).tolist())
+    loader = torch.utils.data.DataLoader(rows, settings.batch, shuffle=True, drop_last=len(rows) >= settings.batch,
+                                         generator=torch.Generator().manual_seed(cfg.seed))
+    timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
+    logger = get_root_logger(str(work_dir / f'{timestamp}.log'), cfg.get('log_level', 'INFO'))
+    runner = build_runner(dict(type='IterBasedRunner', max_iters=settings.iters), dict(
+        model=learner, work_dir=str(work_dir), logger=logger,
+        optimizer=build_optimizer(learner, dict(type='AdamW', lr=settings.lr, weight_decay=settings.weight_decay))))
+    runner.timestamp = timestamp
+    runner.register_training_hooks(
+        dict(policy='OneCycle', max_lr=settings.lr), dict(grad_clip=dict(max_norm=5.0)), log_config=cfg.log_config)
+    runner.run([loader], [('train', 1)])
+
+
+@torch.no_grad()
+def verdicts(model, store, rows, batch):
+    """What a router says of rows of evidence, case by case.
+
+    Args:
+        model (CmtDetector): whose head has the router.
+        store (EvidenceStore): holds the evidence.
+        rows (Sequence[int]): of the store.
+        batch (int): rows at a time.
+
+    Returns:
+        list[dict]: per case its number of ``samples``; the mean share of attention that is taken from ``LiDAR`` and
+        ``cameras``, in [0, 1]; and ``AUROC LiDAR``, ``AUROC cameras`` of the weights: places that lost the sensor alone
+        against those that lost nothing, of this case and of clean samples; NaN where a side is empty.
+    """
+    if not len(rows):
+        return []
+    head = model.pts_bbox_head.eval()
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(store, list(map(int, rows))), batch)
+    parts = []
+    for kept in loader:
+        kept = {name: value.to(default_device()) for name, value in kept.items()}
+        has_say = torch.ones_like(kept['lidar_lost'])
+        weights = head.aqr_router.judge(looks_of(kept), kept['seen'], has_say).float().sigmoid()  # (B, Q, 2)
+        lost = torch.stack([kept['lidar_lost'], kept['cameras_lost']], dim=-1)
+        taken = 1 - head.aqr_bias.weight_to_bias(weights).clamp(max=0).exp()
+        parts.append([part.cpu().numpy() for part in (weights, taken, lost)])
+    weights, taken, lost = (np.concatenate(part) for part in zip(*parts))
+    cases = np.array([store.cases[row] for row in rows])
+    table = []
+    for case in sorted(set(cases), key=lambda case: (case != CLEAN, case)):
+        mine = cases == case
+        row = {'case': case, 'samples': int(mine.sum())}
+        row.update({title: float(taken[mine, :, sensor].mean()) for sensor, title in enumerate(_TITLES)})
+        row.update({f'AUROC {title}': _auroc(weights[..., sensor], lost, sensor, mine, cases == CLEAN)
+                    for sensor, title in enumerate(_TITLES)})
+        table.append(row)
+    return table
+
+
+def _auroc(weights, lost, sensor, mine, clean):
+    """Of one sensor's weights (N, Q) in the samples of a case, see :func:`verdicts`."""
+    alone = lost[..., sensor] & ~lost[..., 1 - sensor] & mine[:, None]
+    used = alone | (~lost.any(axis=-1) & (mine | clean)[:, None])
+    if not alone.any() or alone.sum() == used.sum():
+        return math.nan
+    return float(roc_auc_score(alone[used], -weights[used]))
+
+
+def _save(model, cfg, checkpoint, path):
+    """A checkpoint of detector and router, as training writes them."""
+    meta = dict(CLASSES=list(model.CLASSES), config=cfg.pretty_text, seed=cfg.seed, detector=str(checkpoint),
+                detector_sha256=file_sha256(checkpoint))
+    with atomic_path(path) as temporary:
+        save_checkpoint(model, str(temporary), meta=plain_values(meta))

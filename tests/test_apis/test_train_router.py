@@ -1,0 +1,167 @@
+"""The plug-in training: evidence is kept, an interruption costs little, and nothing but the router changes."""
+import numpy as np
+import pytest
+import torch
+from mmcv.parallel import collate
+from mmdet3d.datasets import build_dataset
+from mmdet3d.models import build_model
+
+from projects.mmdet3d_plugin.apis import build_trained_model, load_config, train_router
+from projects.mmdet3d_plugin.apis.router_evidence import EvidenceStore, collect_evidence, looks_of
+from projects.mmdet3d_plugin.apis.train_router import verdicts
+from projects.mmdet3d_plugin.models.detectors import CmtDetector
+
+
+@pytest.fixture(scope='module')
+def options(synthetic_nuscenes):
+    infos = {f'data.{split}.ann_file': str(synthetic_nuscenes / f'nuscenes_infos_{split}.pkl')
+             for split in ('train', 'val')}
+    return {'data.train.data_root': f'{synthetic_nuscenes}/', 'load_from': None, 'data.samples_per_gpu': 3,
+            'router_training.samples': 11, 'router_training.iters': 4, 'router_training.batch': 3,
+            'router_training.held_out': 0.3, 'log_config.interval': 1, **infos}
+
+
+@pytest.fixture(scope='module')
+def make_cfg(repo_root, options):
+    def make(work_dir, **others):
+        cfg = load_config(repo_root / 'configs/cmt_aqr_plug_in_synthetic.py', {**options, **others})
+        cfg.work_dir = str(work_dir)
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope='module')
+def checkpoint(make_cfg, tmp_path_factory):
+    """A detector as plain CMT's training leaves it: no router."""
+    path = tmp_path_factory.mktemp('detector') / 'detector.pth'
+    cfg = make_cfg(path.parent)
+    torch.manual_seed(0)
+    model = build_model(cfg.model)
+    model.init_weights()
+    weights = {name: value for name, value in model.state_dict().items() if '.aqr_' not in name}
+    torch.save(dict(state_dict=weights, meta=dict(CLASSES=tuple(cfg.class_names))), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def trained(make_cfg, checkpoint, tmp_path_factory):
+    """(work directory, table) of one training."""
+    work_dir = tmp_path_factory.mktemp('router')
+    return work_dir, train_router(make_cfg(work_dir), checkpoint, 'plug_in.py', workers=1)
+
+
+def test_nothing_but_the_router_changes(make_cfg, trained, checkpoint):
+    work_dir, _ = trained
+    before = torch.load(checkpoint)['state_dict']
+    model = build_trained_model(make_cfg(work_dir), str(work_dir / 'latest.pth'))  # fits without missing weights
+    after = model.state_dict()
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
+    router = [name for name in after if '.aqr_router.' in name]
+    assert router and not set(router) & set(before)
+    assert after['pts_bbox_head.aqr_router.verdict.3.weight'].abs().max() > 0  # where it starts
+
+
+def test_what_it_leaves(trained):
+    work_dir, table = trained
+    assert (work_dir / 'router.md').read_text() == f'{table}\n' and 'AUROC LiDAR' in table
+    log, = work_dir.glob('*.log')
+    assert log.read_text().count('loss_aqr: ') == 4
+    assert list((work_dir / 'tf_logs').iterdir()) and list(work_dir.glob('*.log.json'))
+    assert not (work_dir / 'run.lock').exists()
+
+
+def test_the_detector_looks_once(make_cfg, trained, checkpoint, monkeypatch):
+    """Another learning rate finds the evidence; another detector or other failures must not."""
+    work_dir, table = trained
+    looked = []
+    original = CmtDetector.extract_feat
+    monkeypatch.setattr(CmtDetector, 'extract_feat', lambda *args: looked.append(1) or original(*args))
+    train_router(make_cfg(work_dir, **{'router_training.lr': 1e-2}), checkpoint, 'plug_in.py', workers=1)
+    assert not looked
+    for other in ({'router_training.samples': 12}, {'data.train.pipeline.4.seed': 1}):
+        with pytest.raises(ValueError, match='holds evidence of another detector, other data or settings'):
+            train_router(make_cfg(work_dir, **other), checkpoint, 'plug_in.py', workers=1)
+
+
+def test_an_interruption_changes_nothing(make_cfg, trained, checkpoint, tmp_path):
+    """Nor does the number of workers: rows depend on their number and the seed."""
+    work_dir, _ = trained
+    cfg = make_cfg(tmp_path)
+    model = build_trained_model(cfg, str(checkpoint))
+    dataset = build_dataset(cfg.data.train)
+
+    class Interrupted(EvidenceStore):
+        def append(self, case, arrays):
+            if len(self) == 7:
+                raise KeyboardInterrupt
+            super().append(case, arrays)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect_evidence(model, dataset, Interrupted(tmp_path / 'evidence', 11, 'key'), 0, 0, 2, save_every=3)
+    store = EvidenceStore(tmp_path / 'evidence', 11, 'key')
+    assert len(store) == 6  # what was saved
+    collect_evidence(model, dataset, store, 0, 2, 3)
+    whole = [np.load(path) for path in sorted((work_dir / 'evidence').glob('*.npy'))]
+    resumed = [np.load(path) for path in sorted((tmp_path / 'evidence').glob('*.npy'))]
+    assert len(whole) == len(resumed) == 9
+    for one, other in zip(whole, resumed):
+        if one.dtype == np.float16:  # batches of other sizes round otherwise
+            np.testing.assert_allclose(other, one, rtol=0.01, atol=0.01)
+        else:
+            np.testing.assert_array_equal(other, one)
+
+
+def test_evidence_is_what_the_head_judges_by(make_cfg, trained, checkpoint):
+    """The verdict on kept rows is that of the whole detector on the same samples."""
+    work_dir, _ = trained
+    cfg = make_cfg(work_dir)
+    model = build_trained_model(cfg, str(work_dir / 'latest.pth'))
+    torch.nn.init.normal_(model.pts_bbox_head.aqr_router.verdict[-1].weight, std=0.1)
+    dataset = build_dataset(cfg.data.train)
+    np.random.seed(1)
+    batch = collate([dataset[0], dataset[1]], samples_per_gpu=2)
+    points, img, metas = (batch[name].data[0] for name in ('points', 'img', 'img_metas'))
+    head = model.pts_bbox_head
+    with torch.no_grad():
+        img_feats, pts_feats = model.extract_feat(points, img, metas)
+        blank = model.blank_features(points, img, metas)
+        routing = head(pts_feats, img_feats, metas, blank)[0][0]['routing']
+        evidence = head.router_evidence(pts_feats, img_feats, metas, blank)
+        seen = evidence.projections.pts_pers_valid
+        logits = head.aqr_router.judge(evidence.looks, seen, torch.ones_like(seen[..., 0]))
+    assert routing.lidar_weights.std() > 1e-4
+    torch.testing.assert_close(logits.sigmoid().unbind(-1), (routing.lidar_weights, routing.camera_weights))
+
+
+def test_verdicts_by_case(make_cfg, trained):
+    work_dir, _ = trained
+    model = build_trained_model(make_cfg(work_dir), str(work_dir / 'latest.pth'))
+    last = model.pts_bbox_head.aqr_router.verdict[-1]
+    torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([-50.0, 50.0]))  # no LiDAR anywhere
+    record = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir))
+    table = verdicts(model, record, range(len(record)), 4)
+    assert sum(row['samples'] for row in table) == 11 and {row['case'] for row in table} == set(record.cases)
+    for row in table:
+        assert row['LiDAR'] == pytest.approx(1 - np.exp(-1.5)) and row['cameras'] == 0
+        for sensor in ('LiDAR', 'cameras'):  # all weights alike tell nothing
+            assert np.isnan(row[f'AUROC {sensor}']) or row[f'AUROC {sensor}'] == 0.5
+    assert looks_of({name: value[None] for name, value in record[0].items()}).lidar_states.shape == (1, 200, 96)
+
+
+def _key(work_dir):
+    from projects.mmdet3d_plugin.utils.record_file import read_record
+    return read_record(work_dir / 'evidence/evidence.json')['key']
+
+
+def test_refusals_before_anything_is_written(make_cfg, checkpoint, tmp_path):
+    for others, message in (
+            ({'model.pts_bbox_head.aqr_router.type': 'AQRWeightGenerator'}, 'AQRWeightGenerator: tools/train.py'),
+            ({'router_training.iters': 0}, r'router_training.iters must be an integer >= 1'),
+            ({'router_training.held_out': 1.0}, r'router_training.held_out must be in \[0, 1\)')):
+        with pytest.raises(ValueError, match=message):
+            train_router(make_cfg(tmp_path / 'run', **others), checkpoint, 'plug_in.py')
+    assert not (tmp_path / 'run').exists()
