@@ -172,7 +172,7 @@ def test_lidar_only(copied_frame):
 
 
 def test_missing_files_are_named(copied_frame, tmp_path):
-    with pytest.raises(FileNotFoundError, match='nowhere.*directory of frames'):
+    with pytest.raises(FileNotFoundError, match='nowhere.*looked for a folder of frames.*--frame DIR.*demo/data'):
         FrameFolderDataset('nowhere')
     with pytest.raises(FileNotFoundError, match=r'no \*\.pkl in .*info file'):
         FrameFolderDataset(str(tmp_path / 'frame'))

@@ -64,7 +64,60 @@ def test_a_sweep_with_a_calibration_that_is_not_finite_is_refused(build, nuscene
         build(nuscenes_infos)
 
 
-# ---- row 4: boxes of mmdetection3d < 1.0
+@pytest.mark.parametrize('key, value, message', [
+    ('sensor2lidar_rotation', 2 * np.eye(3), 'is no rotation'), ('sensor2lidar_rotation', np.zeros((3, 3)), 'is no r'),
+    ('sensor2lidar_rotation', np.diag([1., 1, -1]), 'is no rotation'),
+    ('sensor2lidar_rotation', np.eye(4), r'must have shape \(3, 3\), has \(4, 4\)'),
+    ('sensor2lidar_translation', np.zeros(4), r'must have shape \(3,\)'),
+    ('cam_intrinsic', np.zeros((3, 3)), 'must have focal lengths above 0'),
+    ('cam_intrinsic', [['a'] * 3] * 3, 'must be numbers')])
+def test_matrices_that_are_no_calibration_are_refused(build, nuscenes_infos, key, value, message):
+    cameras = nuscenes_infos[1]['cams'] = copy.deepcopy(nuscenes_infos[1]['cams'])
+    cameras['CAM_BACK'][key] = value
+    with pytest.raises(ValueError, match=f"{key} of CAM_BACK of sample '{nuscenes_infos[1]['token']}' {message}"):
+        build(nuscenes_infos, test_mode=True)
+
+
+def test_intrinsics_of_different_shapes_are_welcome(build, nuscenes_infos):
+    cameras = nuscenes_infos[1]['cams'] = copy.deepcopy(nuscenes_infos[1]['cams'])
+    cameras['CAM_BACK']['cam_intrinsic'] = np.pad(cameras['CAM_BACK']['cam_intrinsic'], ((0, 0), (0, 1)))
+    assert len(build(nuscenes_infos, test_mode=True)) == 3
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(lidar2ego_rotation=[0., 0, 0, 0]), 'lidar2ego_rotation must be a unit quaternion w, x, y, z, got'),
+    (dict(ego2global_rotation=np.eye(3)), 'ego2global_rotation must be a unit quaternion'),
+    (dict(ego2global_translation=[np.nan] * 3), 'ego2global_translation must be x, y, z, got'),
+    (dict(timestamp=np.nan), 'timestamp nan and'), (dict(timestamp=1.5e9), 'of sweep 0 must be numbers, in microsec')])
+def test_poses_and_times_that_cannot_be_are_refused(build, nuscenes_infos, changes, message):
+    nuscenes_infos[1] = {**nuscenes_infos[1], **changes}
+    with pytest.raises(ValueError, match=f"sample '{nuscenes_infos[1]['token']}': .*{message}"):
+        build(nuscenes_infos, test_mode=True)
+
+
+@pytest.mark.parametrize('key', ['gt_names', 'num_lidar_pts', 'gt_velocity'])
+def test_annotations_of_different_numbers_are_refused(build, nuscenes_infos, key):
+    nuscenes_infos[1] = {**nuscenes_infos[1], key: nuscenes_infos[1][key][:-1]}
+    token = nuscenes_infos[1]['token']
+    with pytest.raises(ValueError, match=f"'{token}' has annotations of different numbers: .*{key}"):
+        build(nuscenes_infos)
+
+
+# ---- row 4: boxes of mmdetection3d < 1.0 and of other conventions
+@pytest.mark.parametrize('change, message', [
+    (lambda boxes: boxes - np.pad(boxes[:, 5:6] / 2, ((0, 0), (2, 4))), 'taken for boxes with z of the bottom'),
+    (lambda boxes: np.c_[boxes[:, :6], np.rad2deg(boxes[:, 6])], 'taken for boxes with yaw in degrees'),
+    (lambda boxes: boxes[:, [1, 0, 2, 3, 4, 5, 6]], 'taken for boxes with x and y the other way round'),
+    (lambda boxes: boxes + np.float32([600, 900, 0, 0, 0, 0, 0]), 'boxes hold none. They must be in the LiDAR frame')])
+def test_boxes_of_other_conventions_are_refused_in_training(synthetic_nuscenes, tmp_path, change, message):
+    content = mmcv.load(str(synthetic_nuscenes / 'nuscenes_infos_train.pkl'))
+    for info in content['infos']:
+        info['gt_boxes'] = change(info['gt_boxes'])
+    mmcv.dump(content, str(tmp_path / 'other.pkl'))
+    with pytest.raises(ValueError, match=message):
+        CustomNuScenesDataset(str(tmp_path / 'other.pkl'))
+
+
 @pytest.mark.parametrize('turned', [True, False])
 def test_boxes_of_older_versions_are_refused_in_training(synthetic_nuscenes, tmp_path, turned):
     content = mmcv.load(str(synthetic_nuscenes / 'nuscenes_infos_train.pkl'))
@@ -200,6 +253,31 @@ def test_files_are_found_below_data_root(build, nuscenes_infos, tmp_path, log):
     assert f'files of the info file are taken from {here}' in log.text
     elsewhere = build(nuscenes_infos, data_root=str(tmp_path), test_mode=True).get_data_info(0)
     assert elsewhere['pts_filename'] == nuscenes_infos[0]['lidar_path']
+
+
+@pytest.mark.parametrize('corrupted', ['lidar', 'cameras', 'cameras alone'])
+def test_two_copies_of_a_set_are_not_confused(build, nuscenes_infos, tmp_path, corrupted):
+    """The info file names the files of one, data_root is the other, which holds corrupted files and links."""
+    original, other = tmp_path / 'original', tmp_path / 'other'
+    for folder in (original, other):
+        (folder / 'samples').mkdir(parents=True)
+    info = copy.deepcopy(nuscenes_infos[0])
+    cameras = list(info['cams'].values())
+    for owner, key in [(info, 'lidar_path'), *((camera, 'data_path') for camera in cameras)]:
+        name = f'samples/{os.path.basename(owner[key])}'
+        owner[key] = str(shutil.copy(owner[key], original / name))
+        if (owner is info) == (corrupted == 'lidar'):
+            (other / name).write_bytes(b'corrupted')
+        elif corrupted != 'cameras alone':
+            (other / name).symlink_to(original / name)
+    own = info['lidar_path'] if corrupted == 'lidar' else cameras[0]['data_path']
+    with pytest.raises(ValueError, match='info file .*pkl names') as error:
+        build([info], data_root=str(other))
+    assert (f"pkl names {own}, but data_root='{other}' has another such file, {other}/samples/{os.path.basename(own)}: "
+            'give the data_root that belongs to the info file') in str(error.value)
+    (tmp_path / 'link').symlink_to(original)
+    for same in (f'{original}/', str(tmp_path / 'link'), str(tmp_path / 'nowhere'), None):
+        assert build([info], data_root=same).get_data_info(0)['pts_filename'] == info['lidar_path']
 
 
 def test_a_moved_database_is_found_beside_its_index(sampler_cfg, tmp_path):

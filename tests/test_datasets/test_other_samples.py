@@ -228,8 +228,19 @@ def test_images_of_another_size_are_resized_and_calibration_stays(keyframes):
 def test_other_numbers_of_views_are_an_error(tmp_path):
     infos = write_keyframes(tmp_path, ('A0', 'A1'))
     del infos[0]['cams']['CAM_BACK']
-    with pytest.raises(ValueError, match='A1 has 6 views, the sample 5'):
+    with pytest.raises(ValueError, match="case 'stale_views:2@1', sample 'A0': A1 has the views .*'CAM_BACK'.*, the s"):
         by_name(nuscenes(info_file(tmp_path, infos), 'stale_views:2@1'))
+
+
+def test_cameras_in_another_order_show_themselves(keyframes, tmp_path):
+    """The names of cameras say which view is which, not their places."""
+    infos = write_keyframes(tmp_path, ('A0', 'A1'))
+    infos[0]['cams'] = dict(reversed(infos[0]['cams'].items()))
+    for number, camera in enumerate(infos[0]['cams'].values()):
+        camera['data_path'] = str(tmp_path / f'{number}.png')
+        cv2.imwrite(camera['data_path'], np.full((8, 12, 3), 100 + number, np.uint8))
+    sample = by_name(nuscenes(info_file(tmp_path, infos), 'stale_views@1'))['A1']
+    assert [image.max() for image in sample['img']] == [105, 104, 103, 102, 101, 100]
 
 
 @pytest.mark.parametrize('train', [False, True], ids=['test', 'train'])
@@ -320,6 +331,10 @@ def test_what_is_not_needed_is_not_loaded(keyframes):
     token = next(number for number in range(100) if (failure_rng(number, case).random(7) >= 0.2).all())
     record = case.strike(dict(results, sample_idx=token, other_samples=Nobody()))
     assert record.details['temporal_misalignment'] == dict(stuck=[]) and not record.views_lost.any()
+    case = FailureCase.parse('stale_views:0.2@1')
+    token = next(number for number in range(100) if (failure_rng(number, case).random(6) >= 0.2).all())
+    record = case.strike(dict(results, sample_idx=token, other_samples=Nobody()))
+    assert record.spared == ('stale_views', ) and not record.views_lost.any()
     assert 'other_samples' not in nuscenes(keyframes, 'lidar_fog@1').get_data_info(0)
     with pytest.raises(ValueError, match="needs.*'other_samples'"):
         FailureCase.parse('stale_lidar@1').strike(dict(results), 0)

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset
-from projects.mmdet3d_plugin.datasets.sensor_failures import PRESETS, FailureCase, expand_cases
+from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES, PRESETS, FailureCase, expand_cases
 
+ARGUMENTS = dict(view_drop='2', fov='60', object_failure='0.5', frame_object_failure='1', beams='8', calibration='2',
+                 lidar_turn='10', lidar_shift='2', phantoms='3')
+EVERY_FAILURE = [f'{name}:{ARGUMENTS[name]}' if name in ARGUMENTS else f'{name}@3' if known.severities else name
+                 for name, known in FAILURES.items()]
 ALL_CASES = list(dict.fromkeys(case for cases in PRESETS.values() for case in cases))
 LOAD = [dict(type='LoadPointsFromFile', coord_type='LIDAR', load_dim=5, use_dim=5),
         dict(type='LoadPointsFromMultiSweepsWithRings', sweeps_num=10, use_dim=[0, 1, 2, 3, 4]),
@@ -28,8 +32,8 @@ def test_multicorrupt_has_ten_kinds_in_three_severities():
         assert len(set(re.findall(r'@(\d)', case))) <= 1  # both sensors alike
     for kind in kinds:  # from mild to bad
         own = [case for case in cases if FailureCase.parse(case).kinds == kind]
-        levels = [re.findall(r'[@:](\d+)', case)[0] for case in own]
-        assert levels in (['1', '2', '3'], ['16', '8', '4'], ['1', '2', '4'])
+        levels = [re.findall(r'[@:]([\d.]+)', case)[0] for case in own]
+        assert levels in (['1', '2', '3'], ['16', '8', '4'], ['0.2', '0.4', '0.6'])
 
 
 @pytest.mark.parametrize('name', PRESETS)
@@ -74,7 +78,18 @@ def loaded(dataset):
 @pytest.mark.parametrize('case', ALL_CASES)
 def test_every_case_strikes_and_says_so(loaded, case):
     """What changed is what the record says; a case that may spare a sample says that it did."""
-    sample = dict(loaded)
+    assert_said(case, loaded, dict(loaded))
+
+
+@pytest.mark.parametrize('first, second', zip(EVERY_FAILURE, EVERY_FAILURE[7:] + EVERY_FAILURE[:7]))
+def test_two_at_once(loaded, first, second):
+    """Both strike, one after the other, and the record has both."""
+    record = assert_said(f'{first}+{second}', loaded, dict(loaded))
+    assert record.severities == {name[:-2]: 3 for name in (first, second) if '@' in name}
+
+
+def assert_said(case, loaded, sample):
+    """Let a case strike a copy of a sample and compare what changed with its record, which is returned."""
     record = FailureCase.parse(case).strike(sample, 0)
     before, after = loaded['points'].tensor, sample['points'].tensor
     cloud = before.shape != after.shape or not np.array_equal(before, after)
@@ -82,11 +97,11 @@ def test_every_case_strikes_and_says_so(loaded, case):
     cameras = not np.array_equal(loaded['lidar2img'], sample['lidar2img'])
     said = record.has_lidar_region or record.is_graded or record.views_lost.any()
     assert said == (cloud or any(views) or cameras)
-    assert said or record.details.get('misaligned_points') == 0 or record.details['temporal_misalignment'] == dict(
-        stuck=[])
+    assert said != (set(record.spared) == set(FailureCase.parse(case).kinds))
     assert len(sample['rings']) == len(after) and [image.shape for image in sample['img']] == [
         image.shape for image in loaded['img']]
     assert record.case == case
+    return record
 
 
 @pytest.mark.parametrize('preset', PRESETS)

@@ -112,6 +112,7 @@ def test_misalignment_strikes_sweeps(level):
         assert moved.tolist() == [point % sweeps in false for point in range(40)]
         assert record.details['misaligned_points'] == 4 * len(false)
         assert record.lidar_everywhere == (len(false) > 5) and record.is_graded == (0 < len(false) <= 5)
+        assert record.spared == (() if false else ('misalignment', ))
         assert record.severities == dict(misalignment=level)
         struck += len(false)
     number = tokens * sweeps

@@ -2,6 +2,8 @@
 import json
 import pickle
 import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,14 +12,15 @@ import torch
 from mmcv.utils import ConfigDict
 from mmdet3d.models import build_model
 
+from projects.mmdet3d_plugin import datasets
 from projects.mmdet3d_plugin.apis import load_config, run_test
-from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
+from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase, failure_rng
 from projects.mmdet3d_plugin.experiments import robustness_report
-from projects.mmdet3d_plugin.experiments.case_series import fallback_note, run_cases
+from projects.mmdet3d_plugin.experiments.case_series import run_cases, sample_notes
 from projects.mmdet3d_plugin.experiments.headroom import measure_headroom
 from projects.mmdet3d_plugin.experiments.robustness import RobustnessTest
 from projects.mmdet3d_plugin.experiments.robustness_report import measure_robustness
-from tests.tiny_nuscenes import write_tiny_nuscenes
+from tests.tiny_nuscenes import SCENES, write_tiny_nuscenes
 
 BLIND, WITHOUT_LIDAR = 1.5, 0.75  # m, errors of `BoxMemory` without images and without points
 
@@ -118,7 +121,8 @@ def test_processes_change_nothing(cfg, tmp_path, capfd):
     assert (tmp_path / 'one/robustness.csv').read_text() == (tmp_path / 'two/robustness.csv').read_text()
     assert {path.name for path in (tmp_path / 'one/results').iterdir()} == {
         path.name for path in (tmp_path / 'two/results').iterdir()}
-    printed = capfd.readouterr().out
+    printed, progress = capfd.readouterr()
+    assert '4/4, ' in progress
     assert re.search(r'\[4/4\] \S+: \d+ s, about 0 s left', printed) and (tmp_path / 'two/workers.log').is_file()
     assert record['time']['total_seconds'] == pytest.approx(sum(record['time']['seconds'].values()))
     assert f'Tests took {record["time"]["total_seconds"]:.0f} s' in text
@@ -165,15 +169,51 @@ def test_fallbacks_are_counted_and_said(cfg, tmp_path):
         'clean': 0, 'stale_lidar@1': 1, 'stale_lidar@3': 2, 'lidar_drop': 0}
     assert ('corruptions.md): stale_lidar@1: stale_lidar in 1 of 2 samples; '
             'stale_lidar@3: stale_lidar in 2 of 2 samples.') in text
-    quiet = {FailureCase(): {'learned': dict(fallbacks={}, samples=2)}}
-    assert fallback_note(quiet) == ''
+    quiet = {FailureCase(): {'learned': dict(fallbacks={}, spared={}, samples=2)}}
+    assert sample_notes(quiet) == []
+
+
+def test_samples_that_are_spared_are_counted_and_said(cfg, tmp_path):
+    """Those that draws leave out, and those that have nothing to fail; each failure of a joined case by itself."""
+    cases = ['view_drop:0.2', 'misalignment@1', 'fov:60+phantoms:1', 'lidar_drop+crosstalk@1']
+    seed = next(seed for seed in range(100) if {
+        case: sum(failure_rng(f'sample {scene}', case, seed, 0).random(6 if 'view' in case else 1).min() >= 0.2
+                  for scene in SCENES) for case in cases[:2]} == dict.fromkeys(cases[:2], 1))
+    text, record = measure(cfg, tmp_path, cases, seed=seed)
+    assert {row['case']: row['spared'] for row in record['cases']} == {
+        'clean': 0, 'view_drop:0.2': 1, 'misalignment@1': 1, 'fov:60+phantoms:1': 2, 'lidar_drop+crosstalk@1': 2}
+    assert ('docs/corruptions.md): view_drop:0.2: view_drop in 1 of 2 samples; misalignment@1: misalignment in 1 of 2 '
+            'samples; fov:60+phantoms:1: phantoms in 2 of 2 samples; lidar_drop+crosstalk@1: crosstalk in 2 of 2 '
+            'samples.') in text and 'replacement' not in text
+    text = measure_headroom(cfg, ['baseline.pth'], cases[:1], tmp_path / 'headroom', seed=seed)
+    assert 'left samples as they were' in text and 'view_drop in 1 of 2 samples.' in text
+
+
+def test_other_code_of_the_failures_tests_again(cfg, tmp_path, monkeypatch):
+    """All cases but the clean one; docstrings and presets change nothing in them."""
+    shutil.copytree(Path(datasets.__file__).parent, tmp_path / 'code')
+    code = tmp_path / 'code/sensor_failures'
+    monkeypatch.setattr(datasets, '__file__', str(tmp_path / 'code/__init__.py'))
+
+    def changed(file, old, new):
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+        measure(cfg, tmp_path / 'out', ['lidar_drop'])
+        return len(list((tmp_path / 'out/results').glob('clean_*.json'))), len(list(
+            (tmp_path / 'out/results').glob('lidar_drop_*.json')))
+
+    assert changed(code / 'presets.py', 'glare@3', 'glare@2') == (1, 1)
+    assert changed(code / 'lidar.py', 'All points are gone.', 'There are no points.') == (1, 1)
+    assert changed(code / 'lidar.py', 'np.zeros(', 'np.ones(') == (1, 2)
+    assert changed(tmp_path / 'code/other_samples.py', '_LARGEST_GAP = 1.0', '_LARGEST_GAP = 2.0') == (1, 3)
 
 
 class TestMistakes:
 
     @pytest.mark.parametrize('cases, message', [
-        (['view_drop:7'], "case 'view_drop:7': 7 views are to fail, but the sample has 6"),
-        (['view_drop:CAM_ROOF'], r"case 'view_drop:CAM_ROOF': the sample has no cameras \['CAM_ROOF'\]"),
+        (['view_drop:7'], "case 'view_drop:7', sample '.*': 7 views are to fail, but the sample has 6"),
+        (['view_drop:CAM_ROOF'], r"case 'view_drop:CAM_ROOF', .*: the sample has no cameras \['CAM_ROOF'\]"),
         (['beams:8'], "case 'beams:8' needs rings"),
         (['points_reduced@4'], r"points_reduced has the severities @1, @2, @3, got 'points_reduced@4'"),
         (['multicorrupted'], "'multicorrupted' is no failure; .*presets: multicorrupt, drops, lies"),

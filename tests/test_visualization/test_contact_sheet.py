@@ -44,7 +44,8 @@ def test_a_camera_that_is_not_there():
     (record(field_of_view=60.0, lost_boxes=np.ones((3, 7))), 'LiDAR lost beyond 60°\nLiDAR lost in 3 boxes'),
     (record(is_graded=True, details=dict(points_before=9, points_after=4, fog=dict(fallback=True), other=dict())),
      'graded\n9 → 4 points\nwith a replacement: fog'),
-    (record(details=dict(points_before=9, points_after=9)), 'nothing lost')])
+    (record(details=dict(points_before=9, points_after=9), spared=('fog', 'jitter')),
+     'nothing lost\nas it was: fog, jitter')])
 def test_what_the_record_says(failure, expected):
     assert describe_failure(failure, NAMES) == expected
 

@@ -137,6 +137,18 @@ def _without_copies(state_dict, own, source, logger):
     return kept
 
 
+def _misfit_hint(state_dict, own_router, given_router, drop_router):
+    """What may help where weights do not fit; `own_router` and `given_router` are keys of model and file."""
+    hint = '' if hasattr(state_dict, '_metadata') else (
+        '\n\tThe file has no version metadata: sparse convolutions were taken to be in the layout of spconv 1.x.')
+    if given_router and not own_router and drop_router is False:
+        hint += '\n\tIts router weights can be left out with --drop-router (drop_router=True).'
+    if own_router and given_router and own_router != given_router:
+        hint += ("\n\tIts router is of another kind or has other options than the model's: compare aqr_router, "
+                 'aqr_weight_map and aqr_strength_per_head with the config that it was trained with.')
+    return hint
+
+
 def _without_router(state_dict):
     """A copy of a state dict and its metadata without the weights of a router."""
     kept = OrderedDict((key, value) for key, value in state_dict.items() if not key.startswith(ROUTER_PREFIX))
@@ -201,13 +213,7 @@ def load_weights(model, state_dict, source='the state dict', router_missing_ok=F
     try:
         model.load_state_dict(fitted, strict=True)
     except RuntimeError as error:
-        hint = '' if hasattr(state_dict, '_metadata') else (
-            '\n\tThe file has no version metadata: sparse convolutions were taken to be in the layout of spconv 1.x.')
-        if given_router and not own_router and drop_router is False:
-            hint += '\n\tIts router weights can be left out with --drop-router (drop_router=True).'
-        if own_router and given_router and set(own_router) != set(given_router):
-            hint += ("\n\tIts router is of another kind or has other options than the model's: compare aqr_router, "
-                     'aqr_weight_map and aqr_strength_per_head with the config that it was trained with.')
+        hint = _misfit_hint(state_dict, set(own_router), set(given_router), drop_router)
         raise ValueError(f'{source} does not fit the model. {error}{hint}') from error
 
 

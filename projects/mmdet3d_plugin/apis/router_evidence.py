@@ -22,8 +22,8 @@ class EvidenceStore(torch.utils.data.Dataset):
     """Evidence of samples in memory-mapped arrays, one row a sample; a row is a dict of tensors.
 
     Rows: ``lidar_states``, ``camera_states`` (Q, C) and ``lidar_logits``, ``camera_logits`` (Q, K), in half precision;
-    ``seen`` (Q, V), ``lidar_lost``, ``cameras_lost`` (Q,) and ``is_known`` (), bool; ``sample`` () the index in the
-    dataset.
+    ``seen`` (Q, V), ``lidar_lost``, ``cameras_lost``, ``is_known`` (Q,) and ``has_target`` (Q, 2), bool; ``sample`` ()
+    the index in the dataset.
 
     Args:
         folder (str | Path): of one store; created.
@@ -83,8 +83,8 @@ def looks_of(batch):
 def targets_of(batch, targets):
     """``RoutingTargets`` of a batch of rows; ``targets`` is a function of ``TARGETS``."""
     lidar_lost, cameras_lost = batch['lidar_lost'], batch['cameras_lost']
-    is_known = batch['is_known'].unsqueeze(1).expand_as(lidar_lost)
-    return RoutingTargets(lidar_lost, cameras_lost, targets(lidar_lost, cameras_lost), is_known)
+    return RoutingTargets(lidar_lost, cameras_lost, targets(lidar_lost, cameras_lost), batch['is_known'],
+                          batch['has_target'])
 
 
 def collect_evidence(model, dataset, store, seed, workers, samples_per_batch, save_every=64):
@@ -153,9 +153,9 @@ def _rows(model, batch):
     head = model.pts_bbox_head
     img_feats, pts_feats = model.extract_feat(points, img, metas)
     evidence = head.router_evidence(pts_feats, img_feats, metas, model.blank_features(points, img, metas))
-    targets = routing_targets(evidence, metas, head.pc_range, head.bev_cell_size)
+    targets = routing_targets(evidence, metas, head.pc_range, head.bev_cell_size, head.aqr_options.targets)
     arrays = {name: getattr(evidence.looks, name) for name in _LOOKS}
     arrays.update(seen=evidence.projections.pts_pers_valid, lidar_lost=targets.lidar_lost,
-                  cameras_lost=targets.cameras_lost, is_known=targets.is_known[:, 0])
+                  cameras_lost=targets.cameras_lost, is_known=targets.is_known, has_target=targets.has_target)
     for index, meta in enumerate(metas):
         yield meta['failure'].case, {name: value[index].cpu().numpy() for name, value in arrays.items()}

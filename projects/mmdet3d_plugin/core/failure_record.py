@@ -3,7 +3,7 @@
 A sensor is *lost* at a place where what it says of it is gone or false.
 """
 from dataclasses import dataclass, field, replace
-from typing import Dict, Optional, Tuple
+from typing import Dict, FrozenSet, Optional, Tuple
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class FailureRecord:
         lost_boxes: (n, 7) boxes (gravity center, l, w, h, yaw; m, rad) whose points are gone, or false.
         views_lost: (V,) bool, views without an image or with a false one; None for a sample without cameras.
         is_graded: a sensor got worse without a place where it is lost (fewer beams, darkness).
+        changed: 'lidar', 'camera' or both, the sensors whose data are not what they were.
+        spared: names of failures that left points, images and calibrations as they were.
         severities: level by name of the failure, for failures that come in several.
         details: plain values that say what was done, for logs: numbers of points, degrees.
         motion: (4, 4) from the frame in which the failure struck to that of the sample now.
@@ -36,6 +38,8 @@ class FailureRecord:
     lost_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
     views_lost: Optional[np.ndarray] = None
     is_graded: bool = False
+    changed: FrozenSet[str] = frozenset()
+    spared: Tuple[str, ...] = ()
     severities: Dict[str, int] = field(default_factory=dict)
     details: Dict = field(default_factory=dict)
     motion: np.ndarray = field(default_factory=lambda: np.eye(4))
@@ -47,8 +51,6 @@ class FailureRecord:
             merged[name] = {**getattr(self, name), **found[name]}
         if 'views_lost' in found and self.views_lost is not None:
             merged['views_lost'] = self.views_lost | found['views_lost']
-        if 'field_of_view' in found and self.field_of_view is not None:
-            merged['field_of_view'] = min(self.field_of_view, found['field_of_view'])
         if 'lost_boxes' in found:
             merged['lost_boxes'] = np.concatenate([self.lost_boxes, found['lost_boxes']])
         return replace(self, **merged)

@@ -42,8 +42,9 @@ class CustomNuScenesDataset(NuScenesDataset):
 
     Raises:
         FileNotFoundError: if there is no such info file.
-        ValueError: for an info file that is damaged, of another format, of mmdetection3d < 1.0, or has a calibration
-            that is not finite; in training, for samples with different numbers of cameras.
+        ValueError: for an info file that is damaged, of another format, of mmdetection3d < 1.0, has a calibration that
+            is not finite, or names other files than those below ``data_root``; in training, for samples with different
+            numbers of cameras.
     """
 
     def __init__(self, ann_file, pipeline=None, *args, return_gt_info=False, load_failure_boxes=False, trust_data=False,
@@ -64,7 +65,7 @@ class CustomNuScenesDataset(NuScenesDataset):
         infos, self.metadata = load_infos(self.ann_file, with_cameras, with_boxes, self.trust_data)
         self.version = self.metadata['version']
         infos = sorted(infos, key=lambda info: info['timestamp'])[::self.load_interval]
-        infos = drop_bad_boxes(self.ann_file, rebased(infos, self.data_root))
+        infos = drop_bad_boxes(self.ann_file, rebased(self.ann_file, infos, self.data_root))
         if not self.test_mode:
             check_boxes_hold_points(self.ann_file, infos)
             if with_cameras:

@@ -2,7 +2,6 @@
 import math
 import os
 import time
-from collections import Counter
 
 import torch
 
@@ -11,6 +10,10 @@ from ..apis.failing_sensors import check_cases
 from ..datasets.sensor_failures import FailureCase
 from .child_process import map_in_children
 from .robustness import RobustnessTest
+
+_NOTES = {  # of a record's counts by failure
+    'fallbacks': 'A replacement took the place of what a failure needs (see its description in docs/corruptions.md)',
+    'spared': 'A failure left samples as they were, which count in its scores (see docs/corruptions.md)'}
 
 
 def run_cases(cases, out, workers, cfg, checkpoint, controls, seed, trust_checkpoint):
@@ -80,24 +83,27 @@ def _check_was_corrupted(case, records):
                          'test again')
     if not case.is_clean and digests[0] == digests[1]:
         raise ValueError(f'case {str(case)!r} was not corrupted: points, images and calibrations of all samples are '
-                         'those of the clean data')
+                         'those of the clean data (what strikes at random may do so with another seed)')
 
 
-def fallback_note(records):
-    """One line on samples for which a failure lacked what it needs and took something else; '' where there are none.
+def sample_notes(records):
+    """What happened to some samples alone: a line on replacements for what a failure needs, one on samples spared.
 
     Args:
         records (dict): from `run_cases`.
+
+    Returns:
+        list[str]: only the lines that there is something to say in.
     """
-    counts = Counter()
-    for case, controls in records.items():
-        first = next(iter(controls.values()))
-        counts.update({f'{case}: {name} in {count} of {first["samples"]} samples': count
-                       for name, count in first['fallbacks'].items()})
-    if not counts:
-        return ''
-    return ('A replacement took the place of what a failure needs (see its description in docs/corruptions.md): '
-            + '; '.join(counts) + '.')
+    notes = []
+    for name, text in _NOTES.items():
+        found = []
+        for case, controls in records.items():
+            record = next(iter(controls.values()))  # the others are of the same data
+            found += [f'{case}: {failure} in {count} of {record["samples"]} samples'
+                      for failure, count in record[name].items()]
+        notes += [f'{text}: {"; ".join(found)}.'] * bool(found)
+    return notes
 
 
 def time_note(records):

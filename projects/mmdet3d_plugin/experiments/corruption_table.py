@@ -87,7 +87,8 @@ def _as_markdown(result, clean, obstacle):
                                                                   if 'RRA' in own else {})})
     lines = [markdown_table(rows), f'Clean NDS {text(clean)}; mRA {text(result["mRA"])}'
              + (f'; mRRA {text(result["mRRA"], True)} %.' if not obstacle else '.')]
-    lines.append('Columns: severities 1 to 3, for beams 16, 8 and 4 of them, for missing cameras 1, 2 and 4. '
+    lines.append('Columns: severities 1 to 3, for beams 16, 8 and 4 of them, for missing cameras '
+                 'probabilities of 20, 40 and 60 %. '
                  + (f'mRRA, against BEVFusion as published, is not shown: {obstacle}.' if obstacle else
                     'RRA: against the published NDS of BEVFusion on data that MultiCorrupt itself corrupted; '
                     'docs/corruptions.md says how ours differ.'))

@@ -9,7 +9,7 @@ from ..utils.plain_values import plain_values
 from ..utils.record_file import write_record
 from ..utils.tables import markdown_table, write_csv
 from ..visualization.plots import draw_headroom
-from .case_series import fallback_note, run_cases, time_note
+from .case_series import run_cases, sample_notes, time_note
 from .robustness_report import ROUNDS, as_text, interval_columns, resampled_scores, scenes_of, with_clean
 
 _ALONE = ('lidar_alone', 'camera_alone')
@@ -77,7 +77,7 @@ def _row(case, base, others, runs):
 
 def _write(out, rows, runs, checkpoints, scenes):
     gains = {name: title for name, title in _TITLES.items() if f'{name} - off mAP' in rows[0]}
-    notes = list(filter(None, dict.fromkeys(fallback_note(records) for records, _ in runs)))
+    notes = dict.fromkeys(note for records, _ in runs for note in sample_notes(records))
     times = [time_note(records) for records, _ in runs]
     write_csv(out / 'headroom.csv', rows)
     write_record(out / 'headroom.json', plain_values(dict(

@@ -14,6 +14,7 @@ from nuscenes.utils.geometry_utils import transform_matrix
 from pyquaternion import Quaternion
 from sklearn.metrics import roc_auc_score
 
+from .. import datasets
 from ..apis.distributed import seed_everything
 from ..apis.failing_sensors import with_failure
 from ..apis.test import build_trained_model
@@ -26,7 +27,7 @@ from ..models.utils.aqr.routing_record import regions
 from ..models.utils.geometry import padded_image_size, project_to_views, view_cells
 from ..models.utils.token_layout import MODALITIES
 from ..utils.atomic_file import atomic_path
-from ..utils.content_hash import content_key, file_sha256
+from ..utils.content_hash import code_sha256, content_key, file_sha256
 from ..utils.plain_values import plain_values
 from ..utils.record_file import read_record, write_record
 from .result_store import info_file
@@ -37,16 +38,16 @@ DEFAULT_CASES = ('clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'fov:60', 
                  'beams:16', 'beams:8', 'beams:4', 'calibration:1', 'calibration:2')
 RECALL_SCORE = 0.1  # least score of a detection that counts in recall
 _SETTINGS = ('model', 'test_cfg', 'fp16')
-_FORMAT = 2  # of the results: those of another one are made again
+_FORMAT = 3  # of the results: those of another one are made again
 
 
 class RobustnessTest:
     """Tests of one checkpoint under simulated sensor failures.
 
     Every case is a pass over `data.test`, and one more for each sensor that is tested alone; its numbers are kept in
-    `folder`, named by what they depend on, and not computed again while that is the same. (Loaders that draw, such as
-    of sweeps, draw otherwise with another number of workers, which is not part of the name.) With a router, `controls`
-    say what else its weights are replaced by, on the same features.
+    `folder`, named by what they depend on, the code of the failures included, and not computed again while that is the
+    same. (Loaders that draw, such as of sweeps, draw otherwise with another number of workers, which is not part of the
+    name.) With a router, `controls` say what else its weights are replaced by, on the same features.
 
     Any detector will do that takes points, img and img_metas, and returns boxes; of one without CMT's head there is
     neither attention nor routing to report.
@@ -72,7 +73,7 @@ class RobustnessTest:
         self.routes = bool((self.cfg.model.get('pts_bbox_head') or {}).get('enable_aqr'))
         self.controls = self._parse(controls)
         self.origin = dict(checkpoint=self.checkpoint, checkpoint_sha256=file_sha256(checkpoint),
-                           info_file_sha256=file_sha256(info_file(self.cfg, 'test')))
+                           info_file_sha256=file_sha256(info_file(self.cfg, 'test')), failures_sha256=_failures_code())
         self._model = self._evaluator = None
 
     def _parse(self, controls):
@@ -109,7 +110,8 @@ class RobustnessTest:
             where a sensor is lost, and the numbers of boxes), `weights` (mean LiDAR and camera weight by what is lost),
             `attention` (mean share of LiDAR by layer), `seconds`, `case`, `digest` of what the failure left (see
             `DigestInputs`), `fallbacks` (failure -> samples in which something took the place of what it needs),
-            `samples`, `matches` (path of the DetectionMatches) and `queries` (path of the router's decisions or None).
+            `spared` (failure -> samples that it left as they were), `samples`, `matches` (path of the DetectionMatches)
+            and `queries` (path of the router's decisions or None).
         """
         controls = self.controls if controls is None else self._parse(controls)
         case = FailureCase.parse(case)
@@ -140,8 +142,9 @@ class RobustnessTest:
     def _stems(self, case, controls):
         """Path of each control's result, without suffix."""
         cfg = with_failure(self.cfg, case, self.seed)
-        key = content_key({name: cfg.get(name) for name in _SETTINGS}, cfg.data.test, self.origin['checkpoint_sha256'],
-                          self.origin['info_file_sha256'], _FORMAT)
+        sources = ['checkpoint_sha256', 'info_file_sha256', *['failures_sha256'] * (not case.is_clean)]
+        key = content_key({name: cfg.get(name) for name in _SETTINGS}, cfg.data.test,
+                          *(self.origin[name] for name in sources), _FORMAT)
         return {control: self.folder / f'{case.file_name}_{control.file_name}_{key}' for control in controls}
 
     def _test(self, case, modality, controls):
@@ -175,6 +178,13 @@ class RobustnessTest:
         return {control: _summary(kept, samples, self._evaluator) for control, kept in collected.items()}
 
 
+def _failures_code():
+    """SHA-256 of the code by which cases strike; that of presets, which only names cases, is left out."""
+    folder = Path(datasets.__file__).parent
+    files = sorted({*folder.glob('sensor_failures/*.py')} - {folder / 'sensor_failures/presets.py'})
+    return code_sha256([*files, folder / 'other_samples.py'])
+
+
 class _Samples:
     """What a failure did to the samples of a dataset."""
 
@@ -188,10 +198,12 @@ class _Samples:
         self.metas[meta['sample_idx']] = {name: meta[name] for name in names if name in meta}
 
     def facts(self):
-        """dict: `samples`, their joint `digest`, and `fallbacks`, see `RobustnessTest.run`."""
-        fallbacks = Counter(name for meta in self.metas.values() for name, details in meta['failure'].details.items()
+        """dict: `samples`, their joint `digest`, `fallbacks` and `spared`, see `RobustnessTest.run`."""
+        failures = [meta['failure'] for meta in self.metas.values()]
+        fallbacks = Counter(name for failure in failures for name, details in failure.details.items()
                             if isinstance(details, dict) and details.get('fallback'))
-        return dict(samples=len(self.metas), fallbacks=dict(fallbacks), digest=joint_digest(
+        spared = Counter(name for failure in failures for name in failure.spared)
+        return dict(samples=len(failures), fallbacks=dict(fallbacks), spared=dict(spared), digest=joint_digest(
             {str(token): meta['input_digest'] for token, meta in self.metas.items()}))
 
     def affected(self, matches):

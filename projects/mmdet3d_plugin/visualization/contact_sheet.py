@@ -70,7 +70,8 @@ def chosen_view(failure, names, camera=None):
 
 
 def describe_failure(failure, names):
-    """What a FailureRecord says, in a few lines: the places lost, whether it is graded, numbers of points, fallbacks.
+    """What a FailureRecord says, in a few lines: places lost, graded or not, numbers of points, fallbacks, failures
+    that changed nothing.
 
     Args:
         failure (FailureRecord): of the sample.
@@ -96,6 +97,8 @@ def describe_failure(failure, names):
     replaced = [name for name, found in failure.details.items() if isinstance(found, dict) and found.get('fallback')]
     if replaced:
         parts.append(f'with a replacement: {", ".join(replaced)}')
+    if failure.spared:
+        parts.append(f'as it was: {", ".join(failure.spared)}')
     return '\n'.join(parts)
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from mmcv.utils import build_from_cfg
 from mmdet3d.datasets.builder import PIPELINES as LOADERS
+from mmdet3d.utils import get_root_logger
 
 from projects.mmdet3d_plugin.datasets.pipelines import ResizeCropFlipImage
 
@@ -36,6 +37,25 @@ def test_damaged_images_are_named(tmp_path):
         (tmp_path / f'{name}.jpg').write_bytes(content)
         with pytest.raises(ValueError, match=f'{name}.jpg .*{message}'):
             load(tmp_path / f'{name}.jpg')
+
+
+def test_a_hole_in_a_jpeg_is_announced(tmp_path, monkeypatch, caplog):
+    """OpenCV goes on with gray."""
+    monkeypatch.setattr(get_root_logger(), 'propagate', True)
+    cv2.imwrite(str(tmp_path / 'whole.jpg'), picture())
+    data = (tmp_path / 'whole.jpg').read_bytes()
+    (tmp_path / 'hole.jpg').write_bytes(data[:5000] + bytes(2000) + data[7000:])
+    for name in ('whole', 'hole', 'hole'):
+        load(tmp_path / f'{name}.jpg')
+    assert [record.message.partition(' has 1024 zero bytes or more in a row')[0] for record in caplog.records] == [
+        f'image {tmp_path}/hole.jpg']
+
+
+def test_sixteen_bits_are_named_and_converted_on_request(tmp_path):
+    cv2.imwrite(str(tmp_path / 'deep.png'), picture().astype(np.uint16) * 257)
+    with pytest.raises(ValueError, match="deep.png must have 8 bits a channel, got uint16.*color_type='color'"):
+        load(tmp_path / 'deep.png')
+    np.testing.assert_array_equal(load(tmp_path / 'deep.png', color_type='color')['img'][0], picture())
 
 
 @pytest.mark.parametrize('channels', [1, 4])

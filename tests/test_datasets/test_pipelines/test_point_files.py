@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from mmcv.utils import build_from_cfg
@@ -74,6 +76,27 @@ def test_points_that_are_not_finite_are_dropped_with_one_warning_a_file(write, l
     for _ in range(2):
         np.testing.assert_array_equal(load(path), np.delete(points, [3, 7], axis=0))
     assert log.text.count(f'{path}: 2 of 200 points have values that are not finite and are left out') == 1
+
+
+def test_points_in_another_unit_are_refused(write):
+    for axis in range(3):
+        points = cloud()
+        points[:, axis] *= 1000
+        with pytest.raises(ValueError, match=r'have \|x\|, \|y\| or \|z\| > 1000 m.* unit'):
+            load(write(points))
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda points: points[:90], 'small.bin: has 90 points, and .*points.bin 200: was it cut short'),
+    (lambda points: points * np.float32([0.01, 0.01, 0.01, 1, 1]), 'small.bin: all of its 200 points are within 1 m'),
+    (lambda points: points / np.float32([1, 1, 1, 255, 1]), 'no intensity of small.bin is above 1: nuScenes has 0 to')])
+def test_clouds_that_say_little_are_announced(write, log, change, message):
+    load(write(cloud()))
+    assert not log.records
+    path = write(change(cloud()), 'small.bin')
+    for _ in range(2):
+        np.testing.assert_array_equal(load(path), change(cloud()))
+    assert len(log.records) == 1 and re.search(message, log.text)
 
 
 def test_a_file_without_points_is_announced(write, log):

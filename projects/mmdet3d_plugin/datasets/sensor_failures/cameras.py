@@ -10,7 +10,8 @@ from .view_choice import ViewChoice
 _MISCALIBRATION = {1: (1, 0.04), 2: (3, 0.12), 3: (5, 0.20)}  # severity -> degrees, m
 
 
-@register_failure('view_drop', 'view_drop:3 (random views) or view_drop:CAM_FRONT,CAM_BACK',
+@register_failure('view_drop', 'view_drop:3 (random views), view_drop:0.2 (each with this probability) or '
+                  'view_drop:CAM_FRONT,CAM_BACK',
                   lambda views: ViewDrop(ViewChoice.parse(views)))
 @register_failure('camera_drop', make=lambda: ViewDrop(ViewChoice()))
 @dataclass(frozen=True)

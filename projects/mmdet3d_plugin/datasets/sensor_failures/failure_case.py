@@ -50,17 +50,23 @@ class FailureCase:
         """Read a case.
 
         Args:
-            text (str | FailureCase): 'clean', or failures joined by '+', each a name of ``FAILURES`` and, where it
-                takes them, ':' and its argument, '@' and its severity. A FailureCase is returned as it is.
+            text (str | FailureCase): 'clean', or different failures joined by '+', each a name of ``FAILURES`` and,
+                where it takes them, ':' and its argument, '@' and its severity. A FailureCase is returned as it is.
 
         Raises:
-            ValueError: for names, arguments and severities that do not exist, naming what is allowed.
+            ValueError: for names, arguments and severities that do not exist, naming what is allowed; for a failure
+                that is named twice.
         """
         if isinstance(text, cls):
             return text
         if text == CLEAN:
             return cls()
-        return cls(tuple(cls._part(text, part) for part in str(text).split('+')))
+        parts = tuple(cls._part(text, part) for part in str(text).split('+'))
+        names = [part.name for part in parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:  # a record has one severity and one set of details for each name
+            raise ValueError(f'case {text!r}: a failure strikes once, it names {twice} more often')
+        return cls(parts)
 
     @staticmethod
     def _part(case, text):
@@ -143,10 +149,11 @@ class FailureCase:
             *seed (int): further numbers the draw depends on, beside ``results['sample_idx']`` and the case.
 
         Returns:
-            FailureRecord: its ``details`` have the number of points before and after.
+            FailureRecord: its ``details`` have the number of points before and after; ``spared`` names the failures
+            of the case that changed nothing.
 
         Raises:
-            ValueError: for a case that the sample lacks the sensors for.
+            ValueError: for a case that the sample lacks the sensors for, or that cannot strike it, naming both.
         """
         rng = failure_rng(results['sample_idx'], self, *seed)
         record = FailureRecord(case=str(self), seed=seed)
@@ -160,7 +167,15 @@ class FailureCase:
             if missing:
                 raise ValueError(f'case {str(self)!r} needs {missing}, which the sample lacks; it has '
                                  f'{sorted(results)}')
-            record = record.joined(**failure.apply(results, rng))
+            before = dict(results)  # failures replace arrays and write into none
+            try:
+                record = record.joined(**failure.apply(results, rng))
+            except ValueError as error:
+                raise ValueError(f'case {str(self)!r}, sample {results["sample_idx"]!r}: {error}') from error
+            changed = _changed_sensors(before, results)
+            record = record.joined(changed=record.changed | changed)
+            if not changed:
+                record = record.joined(spared=(*record.spared, part.name))
             if part.severity is not None:
                 record = record.joined(severities={part.name: part.severity})
         if 'points' in results:
@@ -170,13 +185,23 @@ class FailureCase:
 
 def case_help():
     """str: which cases there are, with examples of their arguments."""
-    return f'{CLEAN}, {", ".join(known.usage for known in FAILURES.values())}; several at once joined by +'
+    return f'{CLEAN}, {", ".join(known.usage for known in FAILURES.values())}; several different ones joined by +'
 
 
 def failure_rng(token, case, *seed):
     """Random generator that depends on a sample's token, the case and the seed alone, on every machine alike."""
     digest = hashlib.sha256('|'.join(map(str, (token, case, *seed))).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype='<u4'))
+
+
+def _changed_sensors(before, after):
+    """frozenset[str]: 'lidar' where points of a sample are not those from before, 'camera' where images or calibrations
+    are not.
+    """
+    pairs = [('lidar', before['points'].tensor, after['points'].tensor)] if 'points' in before else []
+    for key in ('img', 'lidar2cam', 'lidar2img'):
+        pairs += [('camera', *pair) for pair in zip(before.get(key, ()), after.get(key, ()))]
+    return frozenset(sensor for sensor, old, new in pairs if old is not new and not np.array_equal(old, new))
 
 
 def _same_number(argument):

@@ -32,8 +32,12 @@ class ImageCorruption:
         struck = self.views.choose(results, rng)
         check_images(results['img'])
         results['img'] = changed_images(results['img'], struck, lambda _, image: self.change(image, self.level, rng))
-        details = {self.name: dict(views=np.flatnonzero(struck).tolist())}
-        return dict(details=details, **(dict(views_lost=struck) if self.hides else dict(is_graded=True)))
+        found = dict(details={self.name: dict(views=np.flatnonzero(struck).tolist())})
+        if self.hides:
+            found['views_lost'] = struck
+        elif struck.any():
+            found['is_graded'] = True
+        return found
 
 
 def register_corruption(name, levels, hides_from=None):

@@ -20,8 +20,8 @@ class Misalignment:
 
     They are turned by -1, -2 or -3 degrees about z, then y, then x and shifted by 2 m along +x, as in "spatial
     misalignment" of MultiCorrupt, where each file draws for itself. LiDAR is lost everywhere where more than half of
-    the points are false; a sample with fewer is graded, and one with none is as it was, which ``misaligned_points`` of
-    the record's details tells.
+    the points are false; a sample with fewer is graded, and one with none is as it was (``spared``). The number of
+    false points is ``misaligned_points`` of the record's details.
     """
 
     needs = ('points', )

@@ -10,7 +10,7 @@ PRESETS = {
         *(f'brightness@{level}' for level in _SEVERITIES),
         *(f'darkness@{level}' for level in _SEVERITIES),
         *(f'camera_{kind}@{level}+lidar_{kind}@{level}' for kind in _BOTH_SENSORS for level in _SEVERITIES),
-        'view_drop:1', 'view_drop:2', 'view_drop:4',
+        'view_drop:0.2', 'view_drop:0.4', 'view_drop:0.6',
         *(f'points_reduced@{level}' for level in _SEVERITIES),
         *(f'misalignment@{level}' for level in _SEVERITIES),
         *(f'temporal_misalignment@{level}' for level in _SEVERITIES)),

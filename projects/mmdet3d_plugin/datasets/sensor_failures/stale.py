@@ -29,6 +29,8 @@ class StaleViews:
 
     def apply(self, results, rng):
         lost = self.views.choose(results, rng)
+        if not lost.any():
+            return dict(views_lost=lost)
         other, found = _other_sample(results, _STEPS[self.severity], rng)
         _show_views(results, other, lost)
         return dict(views_lost=lost, details=dict(stale_views=found))
@@ -105,12 +107,18 @@ def _other_sample(results, steps, rng):
 
 def _show_views(results, other, stuck):
     """Views of a bool mask (V,) show what those of another sample show; of None: of this one, the other way round."""
-    images = _turned_images(results['img']) if other is None else other['img']
-    if len(images) != len(stuck):
-        raise ValueError(f'{other["sample_idx"]} has {len(images)} views, the sample {len(stuck)}: its images cannot '
-                         'stand in for stale ones')
+    images = _turned_images(results['img']) if other is None else _images_of_same_cameras(results, other)
     results['img'] = [_resized(stale, own) if is_stuck else own
                       for stale, own, is_stuck in zip(images, results['img'], stuck)]
+
+
+def _images_of_same_cameras(results, other):
+    """Images of another sample in the order of this one's cameras; where those have no names, their places count."""
+    names, others = (list(sample.get('camera_names', range(len(sample['img'])))) for sample in (results, other))
+    if sorted(names) != sorted(others):
+        raise ValueError(f'{other["sample_idx"]} has the views {others}, the sample {names}: its images cannot stand '
+                         'in for stale ones')
+    return [other['img'][others.index(name)] for name in names]
 
 
 def _show_cloud(results, other):

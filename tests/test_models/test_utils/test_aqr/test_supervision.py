@@ -239,25 +239,39 @@ def test_a_record_is_needed():
         routing_targets(record, metas, PC_RANGE, BEV_CELL)
 
 
+@pytest.mark.parametrize('changed', [(), ('lidar', ), ('camera', ), ('lidar', 'camera')])
+@pytest.mark.parametrize('targets', ['trust', 'preference'])
+def test_of_a_graded_failure_the_sensor_that_it_spared_is_taught_trust(changed, targets):
+    failures = [FailureRecord('darkness', is_graded=True, changed=frozenset(changed)), FailureRecord('clean')]
+    found = routing_targets(*record_and_metas(failures, [[[True]]] * 2), PC_RANGE, BEV_CELL, targets)
+    spared = [targets == 'trust' and sensor not in changed for sensor in ('lidar', 'camera')]
+    assert found.has_target[0].tolist() == [spared] and found.has_target[1].all()
+    assert found.is_known[:, 0].tolist() == [False, True]
+    if targets == 'trust':
+        assert (found.weights == 1).all()
+
+
 # The loss
 
 def random_targets(batch=2, num_query=7, seed=0):
     generator = torch.Generator().manual_seed(seed)
     choice = torch.tensor([[0.5, 0.5], [0.0, 1.0], [1.0, 0.0]])
     weights = choice[torch.randint(3, (batch, num_query), generator=generator)]
-    is_known = torch.ones(batch, num_query, dtype=torch.bool)
-    is_known[-1] = False
+    has_target = torch.ones(batch, num_query, 2, dtype=torch.bool)
+    has_target[-1] = False
+    has_target[-1, :3, 1] = True
     lidar, camera = torch.rand(2, batch, num_query, generator=generator)
     supervised = torch.rand(batch, num_query, generator=generator) < 0.6
-    return lidar.requires_grad_(), camera.requires_grad_(), RoutingTargets(None, None, weights, is_known), supervised
+    return lidar.requires_grad_(), camera.requires_grad_(), RoutingTargets(None, None, weights, None, has_target), supervised
 
 
 def slow_loss(lidar, camera, targets, supervised):
     terms = []
     for b in range(lidar.shape[0]):
         for q in range(lidar.shape[1]):
-            if supervised[b, q] and targets.is_known[b, q]:
-                for weight, target in zip((lidar[b, q].item(), camera[b, q].item()), targets.weights[b, q].tolist()):
+            for sensor, weights in enumerate((lidar, camera)):
+                weight, target = weights[b, q].item(), targets.weights[b, q, sensor].item()
+                if supervised[b, q] and targets.has_target[b, q, sensor]:
                     terms.append(-target * math.log(weight) - (1 - target) * math.log(1 - weight))
     return sum(terms) / len(terms) if terms else 0.0
 
@@ -268,26 +282,26 @@ def test_loss_by_hand(seed):
     loss = routing_loss(*case)
     assert loss.item() == pytest.approx(slow_loss(*case), rel=1e-5) and loss.shape == ()
     loss.backward()
-    counts = case[3] & case[2].is_known
-    for weights, gradient_of in zip(case[:2], case[2].weights.unbind(-1)):
+    for sensor, (weights, gradient_of) in enumerate(zip(case[:2], case[2].weights.unbind(-1))):
+        counts = case[3] & case[2].has_target[..., sensor]
         assert ((weights.grad != 0) == counts).all()
         assert (torch.sign(weights.grad) == torch.sign(weights.detach() - gradient_of))[counts].all()
 
 
 def test_least_loss():
-    neutral, sure = torch.full((1, 3), 0.5), RoutingTargets(None, None, torch.tensor([[[0., 1]] * 3]),
-                                                            torch.ones(1, 3, dtype=torch.bool))
+    neutral, sure = torch.full((1, 3), 0.5), RoutingTargets(None, None, torch.tensor([[[0., 1]] * 3]), None,
+                                                            torch.ones(1, 3, 2, dtype=torch.bool))
     every = torch.ones(1, 3, dtype=torch.bool)
     assert routing_loss(neutral, neutral, sure, every).item() == pytest.approx(math.log(2))
     assert routing_loss(torch.zeros(1, 3), torch.ones(1, 3), sure, every).item() == pytest.approx(0, abs=1e-6)
-    undecided = RoutingTargets(None, None, torch.full((1, 3, 2), 0.5), every)
+    undecided = sure._replace(weights=torch.full((1, 3, 2), 0.5))
     assert routing_loss(neutral, neutral, undecided, every).item() == pytest.approx(math.log(2))
 
 
 def test_nothing_to_learn_from():
     lidar, camera, targets, supervised = random_targets()
     for targets, supervised in ((targets, torch.zeros_like(supervised)),
-                                (targets._replace(is_known=torch.zeros_like(targets.is_known)), supervised)):
+                                (targets._replace(has_target=torch.zeros_like(targets.has_target)), supervised)):
         lidar.grad = camera.grad = None
         loss = routing_loss(lidar, camera, targets, supervised)
         loss.backward()
@@ -296,7 +310,8 @@ def test_nothing_to_learn_from():
 
 def test_saturated_weights_give_finite_numbers():
     logits = torch.tensor([[-200.0, 200.0, 0.0]], requires_grad=True)
-    targets = RoutingTargets(None, None, torch.tensor([[[1.0, 0.0]] * 3]), torch.ones(1, 3, dtype=torch.bool))
+    targets = RoutingTargets(None, None, torch.tensor([[[1.0, 0.0]] * 3]), None,
+                             torch.ones(1, 3, 2, dtype=torch.bool))
     loss = routing_loss(logits.sigmoid(), (-logits).sigmoid(), targets, torch.ones(1, 3, dtype=torch.bool))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
@@ -319,7 +334,7 @@ def test_loss_under_autocast_is_that_of_full_precision(dtype):
 def test_two_processes_equal_one_with_both_samples(tmp_path, monkeypatch, counts):
     """Each process has one sample, with different numbers of supervised queries; gradients are averaged as DDP does."""
     lidar, camera, targets, supervised = random_targets(num_query=6, seed=3)
-    targets = targets._replace(is_known=torch.ones_like(targets.is_known))
+    targets = targets._replace(has_target=torch.ones_like(targets.has_target))
     supervised = torch.arange(6) < torch.tensor(counts).unsqueeze(1)  # (2, 6)
     one = routing_loss(lidar, camera, targets, supervised)
     one.backward()

@@ -6,6 +6,7 @@ from mmdet.core import reduce_mean
 from torch.nn import functional as F
 
 from ..geometry import from_unit_range, full_precision
+from ..token_layout import MODALITIES
 
 
 class RoutingTargets(NamedTuple):
@@ -14,13 +15,16 @@ class RoutingTargets(NamedTuple):
     Attributes:
         lidar_lost, cameras_lost: (B, Q) bool, the sensor is lost at the query's place.
         weights: (B, Q, 2) LiDAR and camera weight to aim at, see ``TARGETS``.
-        is_known: (B, Q) bool, False in samples whose failure is graded, which gives no target.
+        is_known: (B, Q) bool, False in samples whose failure is graded: where it struck is not known.
+        has_target: (B, Q, 2) bool, the weight is taught. Of a graded failure that changed one sensor, trust in the
+            other one is; preference needs to know both.
     """
 
     lidar_lost: torch.Tensor
     cameras_lost: torch.Tensor
     weights: torch.Tensor
     is_known: torch.Tensor
+    has_target: torch.Tensor
 
 
 def preference_targets(lidar_lost, cameras_lost):
@@ -72,7 +76,16 @@ def routing_targets(record, img_metas, pc_range, bev_cell_size, targets='prefere
     cameras_lost = torch.stack([failure.cameras_lost(own) for failure, own in zip(failures, seen)])  # (B, Q)
     weights = TARGETS[targets](lidar_lost, cameras_lost)  # (B, Q, 2)
     is_known = torch.tensor([not failure.is_graded for failure in failures], device=points.device)
-    return RoutingTargets(lidar_lost, cameras_lost, weights, is_known.unsqueeze(1).expand_as(lidar_lost))
+    unchanged = torch.tensor([[sensor not in failure.changed for sensor in MODALITIES] for failure in failures],
+                             device=points.device)
+    return RoutingTargets(lidar_lost, cameras_lost, weights, is_known.unsqueeze(1).expand_as(lidar_lost),
+                          _has_target(is_known, unchanged, targets).unsqueeze(1).expand_as(weights))
+
+
+def _has_target(is_known, unchanged, targets):
+    """(B, 2) bool from what is known of samples (B,) and which sensors' data are as they were (B, 2)."""
+    is_known = is_known.unsqueeze(1)
+    return is_known | unchanged if targets == 'trust' else is_known.expand_as(unchanged)
 
 
 @full_precision
@@ -84,15 +97,15 @@ def routing_loss(lidar_weights, camera_weights, targets, is_supervised):
     Args:
         lidar_weights, camera_weights (Tensor): (B, Q) in [0, 1].
         targets (RoutingTargets): of the same queries.
-        is_supervised (Tensor): (B, Q) bool; of these, queries with a known target count.
+        is_supervised (Tensor): (B, Q) bool; of these, weights with a target count.
 
     Returns:
         Tensor: scalar with gradient; 0 where no process has a query that counts.
     """
-    counts = (is_supervised & targets.is_known).unsqueeze(-1)  # (B, Q, 1)
+    counts = is_supervised.unsqueeze(-1) & targets.has_target  # (B, Q, 2)
     weights = torch.stack([lidar_weights, camera_weights], dim=-1).float()  # (B, Q, 2)
     losses = F.binary_cross_entropy(weights, targets.weights.to(weights), reduction='none')
     # Mean over processes of sum over own queries: together with the mean that distributed training takes of the
     # gradients it is the mean over all queries.
     total = reduce_mean(counts.sum().float()).clamp(min=1e-6)  # less than 1 where few of many processes have queries
-    return torch.where(counts, losses, 0).sum() / (2 * total)
+    return torch.where(counts, losses, 0).sum() / total
