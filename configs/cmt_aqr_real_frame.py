@@ -1,5 +1,5 @@
-# A small AQR model that overfits one real frame from scratch, on two CPU cores in a few minutes. Another frame:
-#   --cfg-options data.train.dataset.data_root=DIR data.val.data_root=DIR data.test.data_root=DIR
+# A small AQR model that overfits one real frame from scratch, on two CPU cores in a few minutes:
+#   tools/train.py configs/cmt_aqr_real_frame.py --frame DIR
 _base_ = [
     './_base_/models/cmt_small.py', './_base_/datasets/real_frame.py', './_base_/schedules/cyclic_20e.py',
     './_base_/default_runtime.py'

@@ -12,6 +12,7 @@ import command_line
 def parse_args():
     parser = command_line.new_parser(__doc__)
     command_line.add_config_arguments(parser)
+    command_line.add_frame_argument(parser)
     command_line.add_case_arguments(parser, 'to look at', 'all presets, and every severity of every failure')
     parser.add_argument('--sample', nargs='+', default=['0'], metavar='TOKEN|INDEX',
                         help="samples of the config's test data (default: the first)")
@@ -26,13 +27,12 @@ def parse_args():
 
 
 def main(args):
-    from projects.mmdet3d_plugin.apis import load_config
     from projects.mmdet3d_plugin.apis.failing_sensors import case_datasets, every_case
     from projects.mmdet3d_plugin.apis.inference import ground_truth
     from projects.mmdet3d_plugin.apis.routing_snapshot import find_sample, sample_tokens
     from projects.mmdet3d_plugin.visualization.contact_sheet import draw_contact_sheets, sheet_rows
     out = args.out or osp.join('work_dirs', f'failures_{osp.splitext(osp.basename(args.config))[0]}')
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = command_line.load_config(args, ['test'])
     cases = args.cases or every_case()
     limit = max(map(abs, cfg.get('point_cloud_range', [54.0])))
     (_, dataset), = case_datasets(cfg, ['clean'])

@@ -241,6 +241,29 @@ def add_option_arguments(parser):
                         'only for files whose origin you trust')
 
 
+def add_frame_argument(parser):
+    """Add the folder of a config for frames."""
+    parser.add_argument('--frame', type=existing_folder, metavar='DIR',
+                        help='folder of frames that configs with FrameFolderDataset read')
+
+
+def load_config(args, parts):
+    """The config of a tool with --frame; ends the tool where the frame is missing.
+
+    Args:
+        args (Namespace): with `config`, `cfg_options` and `frame`.
+        parts (Sequence[str]): see `use_frame`.
+    """
+    from projects.mmdet3d_plugin.apis import load_config
+    from projects.mmdet3d_plugin.apis.inference import use_frame
+    cfg = load_config(args.config, args.cfg_options)
+    try:
+        use_frame(cfg, args.frame, parts)
+    except ValueError as error:
+        refuse(error)
+    return cfg
+
+
 def add_drop_router_argument(parser):
     """Add the permission to leave out a router."""
     parser.add_argument('--drop-router', action='store_true',

@@ -8,6 +8,7 @@ def parse_args():
     parser.add_argument('config', type=command_line.existing_file, help='config file whose data.test was tested')
     parser.add_argument('results', metavar='RESULTS.pkl', type=command_line.existing_file,
                         help='file of test.py --out')
+    command_line.add_frame_argument(parser)
     parser.add_argument('--cfg-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
                         help='override settings of the config; those that choose the samples as in the test')
     parser.add_argument('--eval-options', nargs='+', action=command_line.OptionAction, metavar='KEY=VALUE',
@@ -19,9 +20,8 @@ def parse_args():
 
 
 def main(args):
-    from projects.mmdet3d_plugin.apis import evaluate_results, load_config
-    evaluate_results(load_config(args.config, args.cfg_options), args.results, args.eval_options,
-                     args.trust_data)
+    from projects.mmdet3d_plugin.apis import evaluate_results
+    evaluate_results(command_line.load_config(args, ['test']), args.results, args.eval_options, args.trust_data)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ def parse_args():
     command_line.add_config_arguments(parser)
     parser.add_argument('checkpoint', type=command_line.existing_checkpoint,
                         help='checkpoint file or its http(s) address')
+    command_line.add_frame_argument(parser)
     command_line.add_process_arguments(parser)
     parser.add_argument('--out', help='pickle file for the detections')
     parser.add_argument('--eval', nargs='+', metavar='METRIC', help='evaluate with these metrics (nuScenes: bbox)')
@@ -29,8 +30,8 @@ def parse_args():
 
 
 def main(args):
-    from projects.mmdet3d_plugin.apis import load_config, run_test
-    run_test(load_config(args.config, args.cfg_options), args.checkpoint, args.out, args.eval, args.format_only,
+    from projects.mmdet3d_plugin.apis import run_test
+    run_test(command_line.load_config(args, ['test']), args.checkpoint, args.out, args.eval, args.format_only,
              args.eval_options, args.fuse_conv_bn, args.launcher, args.gpu_id, args.gpu_collect, args.tmpdir, args.seed,
              args.deterministic, args.drop_router, args.trust_checkpoint)
 

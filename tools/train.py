@@ -9,6 +9,7 @@ def parse_args():
     parser = command_line.new_parser(__doc__)
     command_line.add_config_arguments(parser)
     command_line.add_process_arguments(parser)
+    command_line.add_frame_argument(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/<config name>)')
     resume = parser.add_mutually_exclusive_group()
     resume.add_argument('--resume-from', type=command_line.existing_file,
@@ -21,8 +22,8 @@ def parse_args():
 
 
 def main(args):
-    from projects.mmdet3d_plugin.apis import load_config, train_detector
-    cfg = load_config(args.config, args.cfg_options)
+    from projects.mmdet3d_plugin.apis import train_detector
+    cfg = command_line.load_config(args, ['train'] if args.no_validate else ['train', 'val'])
     cfg.work_dir = args.work_dir or cfg.work_dir
     cfg.resume_from = args.resume_from or cfg.resume_from
     cfg.auto_resume = args.auto_resume or cfg.get('auto_resume', False)

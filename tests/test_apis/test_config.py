@@ -41,6 +41,14 @@ class TestLoadConfig:
         with pytest.raises(KeyError, match=f'--cfg-options {option}: {message}'):
             load_config(write_config(tmp_path), {option: 1})
 
+    @pytest.mark.parametrize('option', ['train_cfg.pts.max_objs', 'test_cfg.pts.score_threshold', 'test_cfg.pts.a.b'])
+    def test_options_of_the_head_that_nothing_reads(self, repo_root, option):
+        """Published configs have such settings: changing one would leave the same detections."""
+        config = repo_root / 'configs/cmt_voxel0100_r50_800x320_cbgs.py'
+        with pytest.raises(KeyError, match=rf'--cfg-options model.{option}: nothing reads .*bbox_coder'):
+            load_config(config, {f'model.{option}': 1})
+        assert load_config(config, {'model.test_cfg.pts.out_size_factor': 4}).model.test_cfg.pts.out_size_factor == 4
+
     @pytest.mark.parametrize('line, message', [
         ("data['sample_per_gpu'] = 1", "data has no 'sample_per_gpu'; did you mean samples_per_gpu"),
         ("log_config['intervall'] = 1", "log_config has no 'intervall'; did you mean interval"),

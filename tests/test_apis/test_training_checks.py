@@ -6,7 +6,7 @@ import pytest
 from mmcv import Config
 from mmdet3d.datasets import NuScenesDataset
 
-from projects.mmdet3d_plugin.apis.training_checks import check_ground_truth, check_training_settings
+from projects.mmdet3d_plugin.apis.training_checks import check_ground_truth, check_training_settings, rare_checkpoints
 
 
 def config(**changes):
@@ -19,6 +19,7 @@ def config(**changes):
     {}, dict(optimizer_config=dict(grad_clip=None)), dict(optimizer_config=dict(grad_clip=dict(max_norm=35))),
     dict(optimizer=dict(lr=1e3)), dict(custom_hooks=[dict(type='EMAHook', priority=49)]),
     dict(custom_hooks=[dict(type='NonFiniteLossHook')]), dict(checkpoint_config=dict(interval=-1, max_keep_ckpts=-1)),
+    dict(checkpoint_config=dict(filename_tmpl='last.pth')),
     dict(checkpoint_config=None, momentum_config=None, auto_scale_lr=dict(enable=False, base_batch_size=16)),
     dict(optimizer_config=dict(grad_clip=dict(max_norm=1, norm_type=math.inf))),
     dict(workflow=[('train', 2), ('val', 1)])])
@@ -39,13 +40,32 @@ def test_settings_that_can_train(changes):
     (dict(evaluation=dict(interval=0)), 'evaluation.interval must be an integer >= 1, got 0'),
     (dict(evaluation=dict(interval=0.5)), 'evaluation.interval must be'),
     (dict(workflow=[('train', 1), ('train', 1)]), 'workflow must be'), (dict(workflow=[]), 'workflow must be'),
-    (dict(checkpoint_config=dict(interval=-2)), 'interval must be an integer >= 1, or -1 for never, got -2'),
+    (dict(checkpoint_config=dict(interval=-2)), 'interval must be an integer >= 1, or 0 or -1 for never, got -2'),
+    (dict(checkpoint_config=dict(interval=0, save_last=False)), 'interval=0 with 2 epochs and save_last=False would '
+     'leave no checkpoint'), (dict(checkpoint_config=dict(interval=3, save_last=False)), 'would leave no checkpoint'),
+    *((dict(checkpoint_config=dict(filename_tmpl=template)), 'filename_tmpl must be a name with one {}.*, got ')
+      for template in ('{}_{}.pth', 'e_{epoch}.pth', 'e_{.pth', 3)),
+    (dict(checkpoint_config=dict(filename_tmpl='last.pth', max_keep_ckpts=1)), 'is one name for all epochs, and max_k'),
+    (dict(lr_config=dict(min_lr=math.nan)), 'lr_config.min_lr must be a number, got nan'),
+    (dict(momentum_config=dict(target_ratio=(0.9, math.nan))), 'momentum_config.target_ratio.1 must be a number'),
     (dict(lr_config=dict(cyclic_times=1.5)), 'lr_config.cyclic_times must be an integer >= 1, got 1.5'),
     (dict(custom_hooks=[dict(type='EMAHook')]), "EMAHook needs priority='ABOVE_NORMAL', got 'NORMAL'"),
     (dict(custom_hooks=[dict(type='ExpMomentumEMAHook', priority='LOW')]), "got 'LOW'")])
 def test_settings_that_cannot(changes, message):
     with pytest.raises(ValueError, match=message):
         check_training_settings(config(**changes))
+
+
+@pytest.mark.parametrize('checkpoints, best, words', [
+    (dict(interval=2), None, ''), (dict(interval=500, by_epoch=False), None, ''),
+    (dict(interval=0), None, 'interval=0 with 2 epochs: a checkpoint will be written at the end only; a run that is'),
+    (dict(), 'mAP', 'interval=-1 with 2 epochs: a checkpoint will be written at the end only, but for those of save_b'),
+    (dict(interval=3), None, 'interval=3 with 2 epochs: a checkpoint will be written at the end only'),
+    (dict(interval=0, save_last=False), 'mAP', 'save_last=False: no checkpoints will be written, but for those of'),
+    (None, None, 'checkpoint_config=None: no checkpoints will be written')])
+def test_rare_checkpoints_are_told(checkpoints, best, words):
+    found = rare_checkpoints(config(checkpoint_config=checkpoints, evaluation=dict(save_best=best)))
+    assert words in found and bool(words) == bool(found)
 
 
 def dataset(labels, classes=('car', ), **attributes):

@@ -1,11 +1,15 @@
 """Evaluation of a part of the samples, of some classes, and of too many boxes, on the tiny nuScenes set."""
+import math
+
+import numpy as np
 import pytest
 import torch
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
 
 from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset
+from projects.mmdet3d_plugin.evaluation.detection_matches import weighted_scores
 from projects.mmdet3d_plugin.evaluation.nuscenes_evaluator import NuScenesEvaluator
-from projects.mmdet3d_plugin.evaluation.nuscenes_scores import nuscenes_scores
+from projects.mmdet3d_plugin.evaluation.nuscenes_scores import ERRORS, nuscenes_scores
 from tests.tiny_nuscenes import BOXES, CLASSES, write_tiny_nuscenes
 
 PREFIX = 'pts_bbox_NuScenes'
@@ -64,6 +68,22 @@ def test_some_classes_in_another_order(build, capsys):
         assert scores['AP car'] == pytest.approx(1) and scores['AP truck'] != scores['AP truck']
         assert scores['AP large'] == 0 and scores['AP small'] == pytest.approx(1)
     assert '3 of 10 classes, over which the means go' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('classes, missing', [
+    (['traffic_cone'], ['mAOE', 'mAVE', 'mAAE']), (['barrier', 'traffic_cone'], ['mAVE', 'mAAE'])])
+def test_errors_that_no_class_has_count_as_one(build, classes, missing, capsys):
+    """As in the devkit, whose max(0, 1 - NaN) is 0; perfect boxes do not reach NDS 1 then, which must be said."""
+    dataset = build(classes=classes)
+    found = perfect(dataset)
+    for metrics in evaluations(dataset, found):
+        assert metrics[f'{PREFIX}/mAP'] == pytest.approx(1)
+        assert metrics[f'{PREFIX}/NDS'] == pytest.approx(1 - len(missing) / 10)
+        assert [name for name in ERRORS if math.isnan(metrics[f'{PREFIX}/{name}'])] == missing
+    matches = NuScenesEvaluator(dataset).evaluate(found)[1]
+    assert weighted_scores(matches, np.ones((1, len(dataset)), dtype=int))['NDS'] == pytest.approx(
+        1 - len(missing) / 10)
+    assert capsys.readouterr().out.count(f'(none of them has {", ".join(missing)}: NDS counts them as 1)') == 3
 
 
 def test_too_many_boxes_are_named(build):

@@ -45,8 +45,7 @@ def test_mistakes(browse, tmp_path):
 def test_the_real_frame(run_tool, repo_root, real_frame, tmp_path):
     """Fog hides what the same page shows clean: the right half has less contrast."""
     run_tool('browse_failures.py', repo_root / 'configs/cmt_aqr_real_frame.py', '--cases', 'camera_fog@3+lidar_fog@3',
-             '--view', 'CAM_BACK', '--out', tmp_path, '--cfg-options', f'data.test.data_root={real_frame}',
-             cwd=repo_root)
+             '--view', 'CAM_BACK', '--out', tmp_path, '--frame', real_frame, cwd=repo_root)
     page = cv2.imread(str(tmp_path / 'sample_0_page_1.png'))[100:250]
     clean, foggy = page[:, 650:1000], page[:, 1100:1450]
     assert foggy.std() < 0.8 * clean.std()

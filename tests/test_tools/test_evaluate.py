@@ -35,7 +35,9 @@ def test_every_second_sample_is_evaluated_by_itself(run_tool, tested):
 
 
 def change_boxes(results):
-    results[1]['pts_bbox']['boxes_3d'].tensor = results[1]['pts_bbox']['boxes_3d'].tensor.repeat(51, 1)
+    found = results[1]['pts_bbox']
+    found['boxes_3d'].tensor = found['boxes_3d'].tensor.repeat(51, 1)
+    found.update(scores_3d=found['scores_3d'].repeat(51), labels_3d=found['labels_3d'].repeat(51))
 
 
 def change_labels(results):
@@ -49,6 +51,14 @@ def change_labels(results):
     (lambda results: results[1]['pts_bbox'].pop('class_names') and change_labels(results),
      'entry 1 has labels from 1 to 10, data.test has the 10 classes'),
     (lambda results: results[1]['pts_bbox'].update(class_names=['tram'] * 10), "changed.pkl has ['tram', 'tram', "),
+    (lambda results: results.reverse(), 'entry 0 is of sample '),
+    (lambda results: results[1]['pts_bbox']['scores_3d'].fill_(float('inf')), 'entry 1 has scores that are not in [0'),
+    (lambda results: results[1]['pts_bbox']['scores_3d'].fill_(float('nan')), 'entry 1 has scores that are not in [0'),
+    (lambda results: results[1]['pts_bbox']['boxes_3d'].tensor[:, 7].fill_(float('inf')), 'numbers that are not fini'),
+    (lambda results: results[1]['pts_bbox']['boxes_3d'].tensor[:, 3].fill_(-1), 'or sizes that are not above 0'),
+    (lambda results: results[1]['pts_bbox'].update(scores_3d=results[1]['pts_bbox']['scores_3d'][:9]),
+     'entry 1 has 10 boxes, 9 scores and 10 labels'),
+    (lambda results: results[1]['pts_bbox'].update(scores_3d=[0.5] * 10), "tensors, has ['LiDARInstance3DBoxes', 'lis"),
     (lambda results: results[0].clear(), 'entry 0 has no boxes_3d, scores_3d and labels_3d'),
 ])
 def test_results_that_do_not_suit_the_data(run_tool, tested, tmp_path, change, message):
@@ -83,3 +93,12 @@ def test_code_in_results_is_not_run_unless_trusted(run_tool, tested, tmp_path):
     assert not (tmp_path / 'made').exists()
     output = run_tool('evaluate.py', 'tiny_nuscenes.py', tmp_path / 'bomb.pkl', '--trust-data', cwd=tested)
     assert 'pts_bbox_NuScenes/mAP: 1.0' in output and (tmp_path / 'made').is_dir()
+
+
+@pytest.mark.parametrize('arguments', [
+    ['--out', '/proc/results.pkl'], ['--out', 'folder.pkl'],
+    ['--format-only', '--eval-options', 'jsonfile_prefix=/proc/a']])
+def test_places_that_cannot_be_written_are_found_before_the_test(run_tool, tested, arguments):
+    (tested / 'folder.pkl').mkdir(exist_ok=True)
+    output = run_tool('test.py', 'tiny_nuscenes.py', 'baseline.pth', *arguments, cwd=tested, code=None)
+    assert 'cannot be written' in output and 'task/s' not in output

@@ -34,9 +34,7 @@ def frames(real_frame, tmp_path_factory):
 @pytest.fixture(scope='module')
 def run(repo_root, frames):
     def call(*command, options=(), expect=0):
-        data = [f'data.train.dataset.data_root={frames}', f'data.val.data_root={frames}',
-                f'data.test.data_root={frames}']
-        command = [*map(str, command), '--cfg-options', *TINY, *data, *options]
+        command = [*map(str, command), '--frame', frames, '--cfg-options', *TINY, *options]
         environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1')
         result = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True)
         assert result.returncode == expect, result.stdout[-3000:] + result.stderr[-3000:]

@@ -132,8 +132,8 @@ def test_mistakes_leave_nothing_behind(run_tool, tmp_path, arguments, message):
     ('lr_config = dict(cyclic_times=0)', 'lr_config.cyclic_times must be an integer >= 1, got 0'),
     ('momentum_config = dict(cyclic_times=0)', 'momentum_config.cyclic_times must be an integer >= 1, got 0'),
     ("checkpoint_config = dict(type='Foo')", 'Foo is not in the hook registry'),
-    ('checkpoint_config = dict(interval=0)', 'checkpoint_config.interval must be an integer >= 1, or -1'),
-    ("checkpoint_config = dict(interval='x')", "checkpoint_config.interval must be an integer >= 1, or -1"),
+    ('checkpoint_config = dict(interval=0, save_last=False)', 'would leave no checkpoint'),
+    ("checkpoint_config = dict(interval='x')", "checkpoint_config.interval must be an integer >= 1, or 0 or -1"),
     ('checkpoint_config = dict(max_keep_ckpts=0.5)', 'checkpoint_config.max_keep_ckpts must be an integer >= 1, or -1'),
     ("log_config = dict(hooks=[dict(type='FooLoggerHook')])", 'FooLoggerHook is not in the hook registry'),
     ("log_config = dict(interval='x')", "log_config.interval must be an integer >= 1, got 'x'"),
@@ -237,6 +237,29 @@ def test_a_finished_training_says_that_nothing_was_left(run_tool, trained, tmp_p
         line = output.splitlines()[-1]
         assert 'nothing was left to train: ' in line and f'{name} has 2 of {epochs} epochs' in line
         assert os.listdir(tmp_path) == ['tiny.py'] and sorted(os.listdir(trained / 'work_dirs/tiny')) == before
+
+
+def test_no_interval_leaves_the_checkpoint_of_the_end(run_tool, tmp_path):
+    """As mmcv has it; a run that is killed loses everything, which must be said."""
+    write_config(tmp_path)
+    output = run_tool('train.py', 'tiny.py', '--cfg-options', 'checkpoint_config.interval=0', cwd=tmp_path)
+    assert 'a checkpoint will be written at the end only; a run that is killed leaves none' in output
+    assert sorted(path.name for path in (tmp_path / 'work_dirs/tiny').glob('*.pth')) == ['epoch_2.pth', 'latest.pth']
+
+
+@pytest.mark.parametrize('tool, arguments, part', [
+    ('train.py', [], 'train.dataset'), ('test.py', ['tiny.py', '--eval', 'bbox'], 'test'),
+    ('evaluate.py', ['tiny.py'], 'test'), ('browse_failures.py', [], 'test')])
+def test_a_frame_is_asked_for(run_tool, repo_root, tmp_path, tool, arguments, part):
+    """The config names no folder: a clone has none."""
+    write_config(tmp_path)
+    config = repo_root / 'configs/cmt_aqr_real_frame.py'
+    output = run_tool(tool, config, *arguments, cwd=tmp_path, code=2)
+    assert 'Traceback' not in output and f'or set data.{part}.data_root' in output
+    assert 'names none: give it as --frame DIR' in output and 'open-mmlab/mmdetection3d' in output
+    output = run_tool(tool, 'tiny.py', *arguments, '--frame', tmp_path, cwd=tmp_path, code=2)
+    assert f'--frame is for configs whose data sets are FrameFolderDataset; data.{part.split(".")[0]}' in output
+    assert os.listdir(tmp_path) == ['tiny.py']
 
 
 def test_the_best_checkpoint_of_nuscenes(run_tool, tmp_path):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from projects.mmdet3d_plugin.utils.atomic_file import atomic_path, atomic_symlink
+from projects.mmdet3d_plugin.utils.atomic_file import atomic_path, atomic_symlink, check_destination
 
 
 def test_the_file_appears_when_the_block_ends_and_keeps_its_suffix(tmp_path):
@@ -12,6 +12,18 @@ def test_the_file_appears_when_the_block_ends_and_keeps_its_suffix(tmp_path):
         temporary.write_text('new')
         assert not path.exists()
     assert path.read_text() == 'new' and os.listdir(path.parent) == ['file.json']
+
+
+def test_a_destination_is_tried_before_the_work(tmp_path):
+    check_destination(tmp_path / 'new/file.pkl')
+    assert os.listdir(tmp_path / 'new') == []
+    (tmp_path / 'file.txt').write_text('old')
+    check_destination(tmp_path / 'file.txt')
+    assert (tmp_path / 'file.txt').read_text() == 'old'
+    for path in (tmp_path / 'new', tmp_path / 'file.txt/results', '/proc/file.pkl'):
+        with pytest.raises(OSError, match=f'{path} cannot be written'):
+            check_destination(path)
+    assert sorted(os.listdir(tmp_path)) == ['file.txt', 'new']
 
 
 def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path):

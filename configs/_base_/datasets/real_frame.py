@@ -1,8 +1,9 @@
-# One frame given as files (see FrameFolderDataset), seen over and over without augmentation, at 416x160.
+# One frame given as files (see FrameFolderDataset), seen over and over without augmentation, at 416x160. The tools take
+# its folder as --frame DIR; docs/data.md says where frames come from.
 _base_ = './transforms.py'
 
 dataset_type = 'FrameFolderDataset'
-data_root = '../shared/real_frame'
+data_root = ''
 ida_aug_conf = dict(
     resize_lim=(0.26, 0.26),
     final_dim=(160, 416),

@@ -8,6 +8,7 @@ from mmdet3d.datasets import build_dataset
 
 from ..core.bbox.detection_records import detection_records
 from ..datasets import FrameFolderDataset
+from ..datasets.frame_folder_dataset import ORIGIN
 from ..utils.atomic_file import atomic_path
 from .distributed import wrap_model
 
@@ -26,6 +27,46 @@ def build_frame_dataset(cfg, frame_dir):
     return build_dataset(dict(
         type='FrameFolderDataset', data_root=frame_dir, pipeline=test.pipeline, classes=test.classes, test_mode=True,
         load_failure_boxes=test.get('load_failure_boxes', False)))
+
+
+def use_frame(cfg, frame_dir, parts):
+    """Let the frame data sets of a config, which may name no folder, read one.
+
+    Args:
+        cfg (mmcv.Config): from `load_config`; changed.
+        frame_dir (str | None): folder in the form that `FrameFolderDataset` reads; None keeps those of the config.
+        parts (Sequence[str]): of `cfg.data` that will be used.
+
+    Raises:
+        ValueError: None, and a part has a frame data set without a folder; or a folder, and a part has no such set.
+    """
+    settings = {part: dict(_frame_settings(cfg.data.get(part), f'data.{part}')) for part in ('train', 'val', 'test')}
+    if frame_dir is None:
+        missing = [f'{name}.data_root' for part in parts for name, one in settings[part].items()
+                   if not one.get('data_root')]
+        if missing:
+            raise ValueError(f'{cfg.filename} reads frames from a folder and names none: give it as --frame DIR '
+                             f'(or set {", ".join(missing)}). {ORIGIN}')
+        return
+    other = [f'data.{part}' for part in parts if not settings[part]]
+    if other:
+        raise ValueError(f'--frame is for configs whose data sets are FrameFolderDataset; {", ".join(other)} of '
+                         f'{cfg.filename} has none')
+    for found in settings.values():
+        for one in found.values():
+            one['data_root'] = frame_dir
+
+
+def _frame_settings(setting, name):
+    """Names and settings of the frame data sets within a setting."""
+    if isinstance(setting, dict):
+        if setting.get('type') == FrameFolderDataset.__name__:
+            yield name, setting
+        for key, child in setting.items():
+            yield from _frame_settings(child, f'{name}.{key}')
+    elif isinstance(setting, (list, tuple)):
+        for number, child in enumerate(setting):
+            yield from _frame_settings(child, f'{name}.{number}')
 
 
 def ground_truth(dataset, index):

@@ -30,7 +30,7 @@ from .evaluation_checks import check_arguments, check_best_metric, check_box_lim
 from .latest_checkpoint import checkpoint_folder, find_checkpoint
 from .runner import CheckpointSafeRunner
 from .test import most_boxes
-from .training_checks import check_ground_truth, check_training_settings
+from .training_checks import check_ground_truth, check_training_settings, rare_checkpoints
 
 
 def train_detector(cfg, name, launcher='none', seed=None, diff_seed=False, deterministic=False, validate=True,
@@ -112,6 +112,8 @@ def _new_run(cfg, name, model, evaluation, distributed, trust_checkpoint, logger
         logger.info(f'evaluations will be on {left_out}')
     if cfg.get('auto_resume') and not cfg.resume_from:
         logger.info(f'auto_resume: no checkpoint in {checkpoint_folder(cfg)}, training starts anew')
+    if rare_checkpoints(cfg):
+        logger.warning(rare_checkpoints(cfg))
     model.init_weights()
     environment = '\n'.join(f'{key}: {value}' for key, value in collect_env().items())
     run = _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(

@@ -22,10 +22,10 @@ def check_training_settings(cfg):
         if not (number and is_allowed(value)):
             raise ValueError(f'{name} must be {allowed}, got {value!r}')
 
-    def require_count(name, value, least=1, never=None):
-        exception = '' if never is None else f', or {never} for never'
+    def require_count(name, value, least=1, never=()):
+        exception = f', or {" or ".join(map(str, never))} for never' if never else ''
         require(name, value, f'an integer >= {least}{exception}',
-                lambda value: isinstance(value, int) and (value >= least or value == never))
+                lambda value: isinstance(value, int) and (value >= least or value in never))
 
     require_count('runner.max_epochs (total_epochs)', cfg.runner.max_epochs)
     lr = (cfg.get('optimizer') or {}).get('lr')
@@ -41,14 +41,66 @@ def check_training_settings(cfg):
         require_count(f'{schedule}.cyclic_times', (cfg.get(schedule) or {}).get('cyclic_times', 1))
     require_count('evaluation.interval', (cfg.get('evaluation') or {}).get('interval', 1))
     require_count('log_config.interval', (cfg.get('log_config') or {}).get('interval', 1))
-    for key in ('interval', 'max_keep_ckpts'):
-        require_count(f'checkpoint_config.{key}', (cfg.get('checkpoint_config') or {}).get(key, -1), never=-1)
+    checkpoints = cfg.get('checkpoint_config') or {}
+    require_count('checkpoint_config.interval', checkpoints.get('interval', -1), never=(0, -1))
+    require_count('checkpoint_config.max_keep_ckpts', checkpoints.get('max_keep_ckpts', -1), never=(-1, ))
+    _check_template(checkpoints)
+    for section in ('optimizer', 'lr_config', 'momentum_config'):
+        _check_no_nan(section, cfg.get(section))
+    rare_checkpoints(cfg)
     loader = cfg.get('data', {}).get('train_dataloader', {})  # where mmdet puts them
     require_count('data.samples_per_gpu', loader.get('samples_per_gpu', 1))
     require_count('data.workers_per_gpu', loader.get('workers_per_gpu', 0), least=0)
     require_count('auto_scale_lr.base_batch_size', (cfg.get('auto_scale_lr') or {}).get('base_batch_size', 1))
     _check_workflow(cfg.get('workflow', []))
     _check_ema_priority(cfg.get('custom_hooks') or [])
+
+
+def _check_no_nan(name, setting):
+    """A learning rate that becomes NaN in the last epoch takes the weights with it."""
+    for key, value in setting.items() if isinstance(setting, dict) else (
+            enumerate(setting) if isinstance(setting, (list, tuple)) else ()):
+        _check_no_nan(f'{name}.{key}', value)
+    if isinstance(setting, float) and math.isnan(setting):
+        raise ValueError(f'{name} must be a number, got nan')
+
+
+def _check_template(checkpoints):
+    """Names of checkpoints are made when they are saved, after an epoch; those beyond max_keep_ckpts are deleted."""
+    template = checkpoints.get('filename_tmpl', 'epoch_{}.pth')
+    try:
+        names = [template.format(number) for number in (1, 2)]
+    except (AttributeError, IndexError, KeyError, ValueError) as error:
+        raise ValueError('checkpoint_config.filename_tmpl must be a name with one {}, the place of the epoch, such as '
+                         f"'epoch_{{}}.pth', got {template!r}") from error
+    if names[0] == names[1] and checkpoints.get('max_keep_ckpts', -1) > 0:
+        raise ValueError(f'checkpoint_config.filename_tmpl={template!r} is one name for all epochs, and max_keep_ckpts='
+                         f'{checkpoints["max_keep_ckpts"]} would delete it: leave one of them out')
+
+
+def rare_checkpoints(cfg):
+    """Words on when a training writes checkpoints that none of its epochs writes, '' for others.
+
+    Args:
+        cfg (mmcv.Config): with `runner.max_epochs`.
+
+    Raises:
+        ValueError: it would end without any: none at an interval, none at the end, none of the best evaluation.
+    """
+    checkpoints, best = cfg.get('checkpoint_config'), (cfg.get('evaluation') or {}).get('save_best')
+    at_best = ', but for those of save_best' if best else ''
+    if checkpoints is None:
+        return f'checkpoint_config=None: no checkpoints will be written{at_best}'
+    interval = checkpoints.get('interval', -1)
+    if interval > 0 and (interval <= cfg.runner.max_epochs or not checkpoints.get('by_epoch', True)):
+        return ''
+    setting = f'checkpoint_config.interval={interval} with {cfg.runner.max_epochs} epochs'
+    if checkpoints.get('save_last', True):
+        return f'{setting}: a checkpoint will be written at the end only{at_best}; a run that is killed leaves none'
+    if not best:
+        raise ValueError(f'{setting} and save_last=False would leave no checkpoint: change one of them, or set '
+                         'evaluation.save_best')
+    return f'{setting} and save_last=False: no checkpoints will be written{at_best}'
 
 
 def _check_workflow(workflow):

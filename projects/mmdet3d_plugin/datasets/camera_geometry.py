@@ -7,6 +7,36 @@ coordinates, ``cam_intrinsic`` (4, 4) takes these to (u * depth, v * depth, dept
 """
 import numpy as np
 
+ROTATION_ERROR = 0.01  # that an entry of a rotation may have: files with few digits
+_SHAPES = dict(rotation=[(3, 3)], translation=[(3, )], intrinsic=[(3, 3), (3, 4), (4, 4)], pose=[(3, 4), (4, 4)])
+
+
+def calibration_problem(kind, matrices):
+    """Say what is wrong with some matrices, all at once, since info files have very many.
+
+    Args:
+        kind (str): 'rotation', 'translation', 'intrinsic', or 'pose', a rotation beside a translation.
+        matrices (Sequence[array]): N of them.
+
+    Returns:
+        str: the end of a sentence, '' where nothing is wrong.
+    """
+    try:
+        stacked = np.array(matrices, dtype=np.float64)
+    except (TypeError, ValueError):
+        return 'must be numbers, in one shape'
+    if not np.isfinite(stacked).all():
+        return 'is not finite'
+    if stacked.shape[1:] not in _SHAPES[kind]:
+        return f'must have shape {" or ".join(map(str, _SHAPES[kind]))}, has {stacked.shape[1:]}'
+    if kind == 'intrinsic':
+        return '' if (stacked[:, [0, 1], [0, 1]] > 0).all() else 'must have focal lengths above 0'
+    if kind == 'translation':
+        return ''
+    rotations = stacked[:, :3, :3]
+    error = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max()
+    return '' if error < ROTATION_ERROR and (np.linalg.det(rotations) > 0).all() else 'is no rotation'
+
 
 def as_homogeneous(matrix):
     """Put a (3, 3), (3, 4) or (4, 4) matrix into the upper left corner of a new (4, 4) identity.

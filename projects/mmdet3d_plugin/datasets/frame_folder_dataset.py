@@ -12,12 +12,14 @@ from mmdet3d.utils import get_root_logger
 from ..core.bbox.detection_records import detection_records
 from ..utils.atomic_file import atomic_path
 from ..utils.restricted_pickle import load_pickle
-from .camera_geometry import camera_matrices
+from .camera_geometry import calibration_problem, camera_matrices
 from .info_records import check_camera_counts
 from .other_samples import OtherSamples, needs_other_samples
 from .pipelines.point_files import LoadPointsFromFile
 from .training_samples import training_sample
 
+ORIGIN = ('A frame is in demo/data/nuscenes of https://github.com/open-mmlab/mmdetection3d (1.1 or later); '
+          'docs/data.md says what else makes one')
 _NOT_USED = -1
 _UNKNOWN = -1  # number of LiDAR points
 
@@ -56,7 +58,7 @@ class FrameFolderDataset(Custom3DDataset):
     Raises:
         FileNotFoundError: if the directory, the info file, or a file that it names does not exist.
         ValueError: if the info file cannot be chosen, is damaged, is not in mmdet3d 1.1 format, lacks a key that is
-            needed or has a calibration that is not finite; a point file's length is no multiple of the declared
+            needed or has a calibration that cannot be; a point file's length is no multiple of the declared
             ``lidar_points.num_pts_feats``, or the pipeline reads another number; in training, frames have different
             numbers of cameras; ``classes`` has a name unknown to it, or ``filter_empty_gt`` would leave no frame to
             train on.
@@ -78,9 +80,8 @@ class FrameFolderDataset(Custom3DDataset):
                  repeat=1,
                  trust_data=False):
         if not osp.isdir(data_root):
-            raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for the directory of frames, '
-                                    'such as that of a frame of mmdetection3d\'s demo data; give yours as data_root '
-                                    'of the data sets, or to tools/demo.py as --frame')
+            raise FileNotFoundError(f'data_root={data_root!r} is not a directory; looked for a folder of frames: give '
+                                    f'it to the tools as --frame DIR, or as data_root of the data sets. {ORIGIN}')
         if box_type_3d != 'LiDAR':
             raise ValueError(f"box_type_3d must be 'LiDAR', got {box_type_3d!r}")
         if min_lidar_points < 0:
@@ -151,9 +152,10 @@ class FrameFolderDataset(Custom3DDataset):
                 raise ValueError(f'{self.ann_file}: images of frame {index} must name at least one camera')
             for name, camera in info['images'].items():
                 require(camera, 'img_path', 'cam2img', 'lidar2cam', where=f'images.{name}.')
-                for key in ('cam2img', 'lidar2cam'):
-                    if not np.isfinite(np.asarray(camera[key], dtype=float)).all():
-                        raise ValueError(f'{self.ann_file}: images.{name}.{key} of frame {index} is not finite')
+                for key, kind in (('cam2img', 'intrinsic'), ('lidar2cam', 'pose')):
+                    problem = calibration_problem(kind, [camera[key]])
+                    if problem:
+                        raise ValueError(f'{self.ann_file}: images.{name}.{key} of frame {index} {problem}')
         if not self.test_mode and info.get('instances') is None:
             raise ValueError(f'{self.ann_file}: frame {index} lacks instances, the ground truth to train on')
         for number, instance in enumerate(info.get('instances') or []):

@@ -11,6 +11,8 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.utils.splits import create_splits_scenes
 
+from .true_positive_errors import undefined_errors
+
 EVAL_SETS = {'v1.0-mini': 'mini_val', 'v1.0-trainval': 'val'}
 
 
@@ -100,8 +102,13 @@ class DatasetEvaluation(DetectionEval):
             parts.append(f'{len(self.sample_tokens)} samples, not the {len(split)} of {self.eval_set}')
         if len(self.cfg.class_names) < len(self.every_class):
             parts.append(f'{len(self.cfg.class_names)} of {len(self.every_class)} classes, over which the means go: '
-                         f'{self.cfg.class_names}')
+                         f'{self.cfg.class_names}{self._undefined()}')
         return f'evaluated on {" and on ".join(parts)}; other results do not compare' if parts else ''
+
+    def _undefined(self):
+        """Words on the errors that the devkit defines for no class that is evaluated."""
+        missing = undefined_errors(self.cfg.class_names)
+        return f' (none of them has {", ".join(missing)}: NDS counts them as 1)' if missing else ''
 
 
 def devkit_metrics(dataset, result_path, result_name='pts_bbox', logger=None):

@@ -85,8 +85,13 @@ class TruePositiveTies:
         return np.where(reached >= 0, np.where(used[..., None], errors, 0).sum(axis=1) / np.maximum(reached + 1, 1), 1)
 
 
+def undefined_errors(class_names):
+    """list[str]: the `ERRORS` that the devkit defines for none of these classes."""
+    return [error for error in ERRORS if all(error in _UNDEFINED.get(str(name), ()) for name in class_names)]
+
+
 def nds(mean_ap, class_errors, class_names):
-    """nuScenes detection score and the mean errors behind it.
+    """nuScenes detection score and the mean errors behind it. As in the devkit an error that no class has counts as 1.
 
     Args:
         mean_ap (ndarray): (R,) mAP.

@@ -35,6 +35,27 @@ def atomic_path(path):
         os.close(descriptor)  # gives the lock back
 
 
+def check_destination(path):
+    """Make the folder of a file and see that `atomic_path` can write there: before work whose result it will hold.
+
+    Args:
+        path (str | Path): final name of the file; one that exists stays as it is.
+
+    Raises:
+        OSError: it cannot be written; names it.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        temporary, descriptor = _claim_temporary(path)
+    except OSError as error:
+        raise type(error)(error.errno, f'{path} cannot be written ({error.strerror})', error.filename) from error
+    temporary.unlink()
+    os.close(descriptor)
+
+
 def atomic_symlink(target, link):
     """Point `link` at `target` (relative to the link's folder) without a moment in which there is no link."""
     link = Path(link)

@@ -3,8 +3,11 @@ import mmcv
 import numpy as np
 from mmdet3d.datasets import pipelines
 from mmdet3d.datasets.builder import PIPELINES
+from mmdet3d.utils import get_root_logger
 
-_JPEG_START, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+_HOLE = bytes(1024)  # OpenCV fills what a hole in a JPEG leaves with gray; large areas of one color may look alike
+_announced = set()
 
 
 def read_image(path, color_type='unchanged'):
@@ -16,7 +19,7 @@ def read_image(path, color_type='unchanged'):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no whole image, or has other than three channels.
+        ValueError: if it is no whole image, or has other than three channels of 8 bits.
     """
     data = mmcv.FileClient(backend='disk').get(path)
     # OpenCV fills what a JPEG that was cut lacks with gray and goes on.
@@ -28,10 +31,21 @@ def read_image(path, color_type='unchanged'):
         raise ValueError(f'{path} ({len(data)} bytes) is no image: {error}') from error
     if image is None:
         raise ValueError(f'{path} ({len(data)} bytes) is no image that OpenCV can read')
+    if image.dtype != np.uint8:
+        raise ValueError(f'image {path} must have 8 bits a channel, got {image.dtype}; LoadMultiViewImageFromFiles '
+                         "with color_type='color' converts those with 16")
+    if data.startswith(_JPEG_START) and _HOLE in data[data.rfind(_JPEG_SCAN):]:
+        _announce(path, f'has {len(_HOLE)} zero bytes or more in a row, as a file has that was not copied whole')
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f'image {path} must have three channels, got shape {image.shape}; LoadMultiViewImageFromFiles '
                          "with color_type='color' turns gray images and those with transparency into colors")
     return image
+
+
+def _announce(path, message):
+    if path not in _announced:
+        _announced.add(path)
+        get_root_logger().warning(f'image {path} {message}')
 
 
 @PIPELINES.register_module(force=True)

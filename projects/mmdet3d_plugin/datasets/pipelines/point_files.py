@@ -2,6 +2,8 @@
 
 Both loaders take the place of mmdet3d's of the same name, so that published configs have them, too.
 """
+import os.path as osp
+
 import mmcv
 import numpy as np
 from mmdet3d.datasets import pipelines
@@ -11,7 +13,9 @@ from mmdet3d.utils import get_root_logger
 MAX_COORDINATE = 1000.0  # m: no LiDAR sees that far, but values of another layout read as coordinates do
 MAX_RING = 255           # nuScenes' LiDAR has 32 rings, others up to 128
 _CHECKED_SHARE = 0.01    # of the points may be implausible before the layout counts as another one
+_SMALL_SHARE = 0.5       # of the points of the largest cloud: a cloud with fewer may have been cut at a point's end
 _announced = set()
+_largest = {}            # cloud with rings that this process has read, by folder: its file and number of points
 
 
 def checked_points(data, path, values, ring_dim):
@@ -25,8 +29,8 @@ def checked_points(data, path, values, ring_dim):
 
     Returns:
         np.ndarray: (N, values) float32, a copy. Points with a value that is not finite are left out; the log has one
-        warning with their number for each file and process, and one for a file without points (not for objects, which
-        are the clouds without rings).
+        warning with their number for each file and process. For clouds with rings (not for objects, which have none)
+        it also has one for a file without points, with few ones, or with points or intensities that say nothing.
 
     Raises:
         ValueError: the length is no multiple of a point's, or over 1 % of the points lie further away than
@@ -41,10 +45,10 @@ def checked_points(data, path, values, ring_dim):
     if len(points) and not finite.any():
         raise ValueError(f'{given}: no point is finite')
     kept = points[finite]
-    far = (np.abs(kept[:, :2]) > MAX_COORDINATE).any(axis=1)
+    far = (np.abs(kept[:, :3]) > MAX_COORDINATE).any(axis=1)
     if far.sum() > _CHECKED_SHARE * len(kept):
-        raise ValueError(f'{given}: {far.sum()} of {len(kept)} points have |x| or |y| > {MAX_COORDINATE:g} m. Its '
-                         'points have another number of values (load_dim) or type')
+        raise ValueError(f'{given}: {far.sum()} of {len(kept)} points have |x|, |y| or |z| > {MAX_COORDINATE:g} m. Its '
+                         'points have another number of values (load_dim), type or unit')
     if ring_dim is not None:
         ring = kept[:, ring_dim]
         strange = (ring != np.round(ring)) | (ring < 0) | (ring > MAX_RING)
@@ -52,17 +56,34 @@ def checked_points(data, path, values, ring_dim):
             raise ValueError(f'{given}: {strange.sum()} of {len(kept)} have no ring index, an integer in '
                              f'0..{MAX_RING}, at place {ring_dim}. Its points have another number of values '
                              '(load_dim) or type; if this value is something else, say so with ring_dim=None')
-        if not len(points):
-            _announce(path, 'has no point')
+        _announce_poor_cloud(path, kept)
     if len(kept) < len(points):
         _announce(path, f'{len(points) - len(kept)} of {len(points)} points have values that are not finite and are '
                   'left out')
     return kept.copy()
 
 
+def _announce_poor_cloud(path, points):
+    """Warn of a cloud that no LiDAR records, or one on another scale: (N, >= 4) of a whole revolution."""
+    if not len(points):
+        _announce(path, 'has no point')
+        return
+    folder = osp.dirname(path)
+    largest, most = _largest.get(folder, (path, 0))
+    if len(points) < _SMALL_SHARE * most:
+        _announce(path, f'has {len(points)} points, and {largest} {most}: was it cut short?')
+    elif len(points) > most:
+        _largest[folder] = path, len(points)
+    if not (np.abs(points[:, :3]) > 1).any():
+        _announce(path, f'all of its {len(points)} points are within 1 m of the sensor')
+    elif not (points[:, 3] > 1).any():  # all files of a folder are alike
+        _announce(folder, f'no intensity of {osp.basename(path)} is above 1: nuScenes has 0 to 255, and a model that '
+                  'was trained with one of them finds less with the other')
+
+
 def _announce(path, message):
-    if path not in _announced:
-        _announced.add(path)
+    if (path, message) not in _announced:
+        _announced.add((path, message))
         get_root_logger().warning(f'{path}: {message}')
 
 
