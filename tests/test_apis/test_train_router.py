@@ -61,6 +61,7 @@ def test_nothing_but_the_router_changes(make_cfg, trained, checkpoint):
     router = [name for name in after if '.aqr_router.' in name]
     assert router and not set(router) & set(before)
     assert after['pts_bbox_head.aqr_router.verdict.3.weight'].abs().max() > 0  # where it starts
+    assert after['pts_bbox_head.aqr_router.familiar_limit'] > 0
 
 
 def test_what_it_leaves(trained):
@@ -119,6 +120,7 @@ def test_evidence_is_what_the_head_judges_by(make_cfg, trained, checkpoint):
     cfg = make_cfg(work_dir)
     model = build_trained_model(cfg, str(work_dir / 'latest.pth'))
     torch.nn.init.normal_(model.pts_bbox_head.aqr_router.verdict[-1].weight, std=0.1)
+    torch.nn.init.zeros_(model.pts_bbox_head.aqr_router.familiar_limit)
     dataset = build_dataset(cfg.data.train)
     np.random.seed(1)
     batch = collate([dataset[0], dataset[1]], samples_per_gpu=2)
@@ -130,9 +132,9 @@ def test_evidence_is_what_the_head_judges_by(make_cfg, trained, checkpoint):
         routing = head(pts_feats, img_feats, metas, blank)[0][0]['routing']
         evidence = head.router_evidence(pts_feats, img_feats, metas, blank)
         seen = evidence.projections.pts_pers_valid
-        logits = head.aqr_router.judge(evidence.looks, seen, torch.ones_like(seen[..., 0]))
+        weights = head.aqr_router.weigh(evidence.looks, seen, torch.ones_like(seen[..., 0]))
     assert routing.lidar_weights.std() > 1e-4
-    torch.testing.assert_close(logits.sigmoid().unbind(-1), (routing.lidar_weights, routing.camera_weights))
+    torch.testing.assert_close(weights.unbind(-1), (routing.lidar_weights, routing.camera_weights))
 
 
 def test_verdicts_by_case(make_cfg, trained):
@@ -142,6 +144,7 @@ def test_verdicts_by_case(make_cfg, trained):
     torch.nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([-50.0, 50.0]))  # no LiDAR anywhere
+        model.pts_bbox_head.aqr_router.familiar_limit.zero_()
     record = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir))
     table = verdicts(model, record, range(len(record)), 4)
     assert sum(row['samples'] for row in table) == 11 and {row['case'] for row in table} == set(record.cases)

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..core.arguments import check_count, check_factor
 from ..datasets.sensor_failures import CLEAN
+from ..models.utils.aqr.conferring_router import mean_states
 from ..models.utils.aqr.supervision import TARGETS, routing_loss
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
@@ -64,7 +65,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
 
     Writes to ``cfg.work_dir`` (default ./work_dirs/<name>): ``evidence/``, from which an interrupted run goes on and
     later ones with other ``router_training`` settings start at once; text, JSON and TensorBoard logs as ``log_config``
-    says; ``router.md`` and ``router.json``, verdicts by case on held-out samples; ``latest.pth``.
+    says; ``router.md`` and ``router.json``, verdicts by case on held-out samples (rows of :func:`verdicts`); ``latest.pth``.
 
     Args:
         cfg (mmcv.Config): from `load_config`; its router needs looks, ``data.train`` simulates failures.
@@ -101,6 +102,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         collect_evidence(model, dataset, store, cfg.seed, workers, cfg.data.get('samples_per_gpu', 1))
         held_out = _held_out(store, len(dataset), settings.held_out, cfg.seed)
         _learn(model, store, held_out, settings, cfg, work_dir)
+        _learn_familiar(model.pts_bbox_head.aqr_router, store, held_out, settings.batch)
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, cases=rows)))
@@ -149,6 +151,14 @@ def _learn(model, store, held_out, settings, cfg, work_dir):
     runner.run([loader], [('train', 1)])
 
 
+def _learn_familiar(router, store, held_out, batch):
+    states = torch.cat([mean_states(looks_of(rows), torch.ones_like(rows['lidar_lost']))
+                        for rows in torch.utils.data.DataLoader(store, batch)])
+    is_held_out = torch.from_numpy(held_out)
+    others = states[is_held_out] if is_held_out.any() else states
+    router.learn_familiar(states[~is_held_out].to(default_device()), others.to(default_device()))
+
+
 @torch.no_grad()
 def verdicts(model, store, rows, batch):
     """What a router says of rows of evidence, case by case.
@@ -172,7 +182,7 @@ def verdicts(model, store, rows, batch):
     for kept in loader:
         kept = {name: value.to(default_device()) for name, value in kept.items()}
         has_say = torch.ones_like(kept['lidar_lost'])
-        weights = head.aqr_router.judge(looks_of(kept), kept['seen'], has_say).float().sigmoid()  # (B, Q, 2)
+        weights = head.aqr_router.weigh(looks_of(kept), kept['seen'], has_say)  # (B, Q, 2)
         lost = torch.stack([kept['lidar_lost'], kept['cameras_lost']], dim=-1)
         taken = 1 - head.aqr_bias.weight_to_bias(weights).clamp(max=0).exp()
         parts.append([part.cpu().numpy() for part in (weights, taken, lost)])

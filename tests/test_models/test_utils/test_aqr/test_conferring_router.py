@@ -1,8 +1,11 @@
 """The conferring router: neutral start, who has a say, and evidence against loops over queries and views."""
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import mahalanobis
 
 from projects.mmdet3d_plugin.models.utils.aqr import ConferringRouter, Looks
+from projects.mmdet3d_plugin.models.utils.aqr.conferring_router import mean_states
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
 
 BATCH, QUERIES, CHANNELS, HIDDEN = 2, 6, 8, 16
@@ -122,3 +125,43 @@ def test_published_size():
 def test_heads_must_divide():
     with pytest.raises(ValueError, match='hidden_dims must be divisible by num_heads, got 10 and 4'):
         ConferringRouter(8, hidden_dims=10)
+
+
+def test_distance_is_that_of_mahalanobis():
+    """Against scipy, on samples whose states are correlated; queries without a say do not count."""
+    router, rng = make(), np.random.default_rng(0)
+    mixing = rng.normal(size=(2 * CHANNELS, 2 * CHANNELS))
+    states = torch.as_tensor(rng.normal(size=(400, 2 * CHANNELS)) @ mixing + 3, dtype=torch.float32)
+    router.learn_familiar(states[:300], states[300:], share=0.9)
+    arguments = inputs()
+    looks, has_say = arguments['looks'], arguments['has_say']
+    found = router.distance(looks, has_say)
+    covariance = np.cov(states[:300].double().numpy().T)
+    inverse = np.linalg.inv(covariance + 1e-3 * np.diag(covariance).mean() * np.eye(len(covariance)))
+    for sample in range(BATCH):
+        both = torch.cat([looks.lidar_states[sample], looks.camera_states[sample]], dim=-1)[has_say[sample]]
+        expected = mahalanobis(both.mean(dim=0).double(), states[:300].double().mean(dim=0), inverse)
+        assert found[sample].item() == pytest.approx(expected, rel=1e-3)
+    own = [mahalanobis(row, states[:300].double().mean(dim=0), inverse) for row in states[300:].double()]
+    assert (np.array(own) <= router.familiar_limit.item() * (1 + 1e-4)).mean() == pytest.approx(0.9, abs=0.011)
+
+
+def test_what_is_unfamiliar_is_not_judged():
+    router, arguments = lively(make()), inputs()
+    before = router(**arguments)[:2]
+    states = mean_states(arguments['looks'], arguments['has_say'])  # (B, 2 C)
+    near = states[:1] + 0.1 * torch.randn(50, 2 * CHANNELS)  # around the first sample alone
+    router.learn_familiar(near[:40], near[40:], share=1.0)
+    after = router(**arguments)[:2]
+    for old, new in zip(before, after):
+        assert torch.equal(new[0], old[0]) and not torch.equal(old[1], new[1])
+        assert torch.equal(new[1], torch.full((QUERIES, ), 0.5))
+    router.init_weights()
+    assert router.familiar_limit == 0 and not router.distance(arguments['looks'], arguments['has_say']).any()
+
+
+@pytest.mark.parametrize('count, share', [(1, 0.9), (10, 0.0), (10, 1.5)])
+def test_bad_samples_to_be_familiar_with(count, share):
+    states = torch.randn(count, 2 * CHANNELS)
+    with pytest.raises(ValueError, match='learn_familiar needs a share'):
+        make().learn_familiar(states, states, share)

@@ -262,7 +262,8 @@ def random_targets(batch=2, num_query=7, seed=0):
     has_target[-1, :3, 1] = True
     lidar, camera = torch.rand(2, batch, num_query, generator=generator)
     supervised = torch.rand(batch, num_query, generator=generator) < 0.6
-    return lidar.requires_grad_(), camera.requires_grad_(), RoutingTargets(None, None, weights, None, has_target), supervised
+    targets = RoutingTargets(None, None, weights, None, has_target)
+    return lidar.requires_grad_(), camera.requires_grad_(), targets, supervised
 
 
 def slow_loss(lidar, camera, targets, supervised):

@@ -4,9 +4,11 @@ from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
 from torch import nn
 
+from ..geometry import full_precision
 from .query_projection import project_queries
 
 _SENSORS = 2  # LiDAR and cameras
+_LEAST_VARIANCE = 1e-3  # share of the mean variance, see ConferringRouter.learn_familiar
 
 
 @TRANSFORMER.register_module()
@@ -19,6 +21,9 @@ class ConferringRouter(BaseModule):
     view's token; these confer in a small transformer encoder. A query's verdict comes from its own evidence, the LiDAR
     token and the mean of the tokens of the views that see it. Its last layer starts at zero: weights of exactly 0.5,
     neutral.
+
+    What it never saw it does not judge: in a sample whose mean states lie farther from those of training than nearly
+    all of them do (:meth:`learn_familiar`), all weights are 0.5.
 
     Args:
         embed_dims (int): channels C of the queries.
@@ -50,6 +55,10 @@ class ConferringRouter(BaseModule):
         self.verdict = nn.Sequential(
             nn.LayerNorm(3 * hidden_dims), nn.Linear(3 * hidden_dims, hidden_dims), nn.ReLU(),
             nn.Linear(hidden_dims, _SENSORS))
+        states = _SENSORS * embed_dims
+        self.register_buffer('familiar_mean', torch.zeros(states))
+        self.register_buffer('familiar_precision', torch.zeros(states, states))
+        self.register_buffer('familiar_limit', torch.tensor(0.0))  # 0: none was learned, nothing is unfamiliar
         self._start_neutral()
 
     def init_weights(self):
@@ -61,6 +70,9 @@ class ConferringRouter(BaseModule):
         nn.init.normal_(self.kind, std=0.02)
         nn.init.zeros_(self.verdict[-1].weight)
         nn.init.zeros_(self.verdict[-1].bias)
+        nn.init.zeros_(self.familiar_mean)
+        nn.init.zeros_(self.familiar_precision)
+        nn.init.zeros_(self.familiar_limit)
 
     def forward(self, query_embed, x, x_img, reference_points, img_metas, pc_range, bev_cell_size, layout, looks,
                 has_say):
@@ -77,9 +89,14 @@ class ConferringRouter(BaseModule):
             projections.
         """
         projections = project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout)
-        logits = self.judge(looks, projections.pts_pers_valid, has_say)
-        lidar_weights, camera_weights = logits.float().sigmoid().unbind(-1)
+        lidar_weights, camera_weights = self.weigh(looks, projections.pts_pers_valid, has_say).unbind(-1)
         return lidar_weights, camera_weights, projections
+
+    def weigh(self, looks, seen, has_say):
+        """LiDAR and camera weight (B, Q, 2) in [0, 1], float32; arguments as in :meth:`judge`."""
+        weights = self.judge(looks, seen, has_say).float().sigmoid()
+        unfamiliar = (self.distance(looks, has_say) > self.familiar_limit) & (self.familiar_limit > 0)  # (B,)
+        return torch.where(unfamiliar[:, None, None], 0.5, weights)
 
     def judge(self, looks, seen, has_say):
         """Logits (B, Q, 2) of the LiDAR and the camera weight.
@@ -99,12 +116,50 @@ class ConferringRouter(BaseModule):
         of_lidar = tokens[:, :1].expand_as(evidence)
         return self.verdict(torch.cat([evidence, of_lidar, of_views], dim=-1))
 
+    @full_precision
+    @torch.no_grad()
+    def distance(self, looks, has_say):
+        """Mahalanobis distance (B,) of samples' mean states to those of training; 0 before any were learned."""
+        away = mean_states(looks, has_say) - self.familiar_mean
+        return ((away @ self.familiar_precision) * away).sum(dim=-1).clamp(min=0).sqrt()
+
+    @torch.no_grad()
+    def learn_familiar(self, states, held_out, share=0.99):
+        """Take samples as what is familiar from now on.
+
+        Args:
+            states (Tensor): (N, 2 C) :func:`mean_states` of the samples of training.
+            held_out (Tensor): (M, 2 C), M >= 1, of other samples of the same kind.
+            share (float): of the held-out samples that count as familiar, in (0, 1].
+
+        Raises:
+            ValueError: for a share out of range, or fewer than two samples of training.
+        """
+        if not 0 < share <= 1 or len(states) < 2:
+            raise ValueError(f'learn_familiar needs a share in (0, 1] and at least 2 samples, got {share} and '
+                             f'{len(states)}')
+        states = states.double()
+        covariance = torch.cov(states.T)
+        # Some of the mean variance to every direction: few samples leave directions without any.
+        covariance += _LEAST_VARIANCE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+        self.familiar_mean.copy_(states.mean(dim=0))
+        self.familiar_precision.copy_(torch.linalg.inv(covariance))
+        away = held_out.to(self.familiar_mean) - self.familiar_mean
+        distances = ((away @ self.familiar_precision) * away).sum(dim=-1).clamp(min=0).sqrt()
+        self.familiar_limit.copy_(torch.quantile(distances, share))
+
     def _evidence(self, looks):
         lidar, camera = looks.lidar_states, looks.camera_states
         best = [logits.amax(dim=-1, keepdim=True) for logits in (looks.lidar_logits, looks.camera_logits)]
         evidence = torch.cat([lidar, camera, lidar * camera, *best], dim=-1)
         evidence = evidence.detach() if self.detach else evidence
         return self.evidence(evidence.to(self.kind))
+
+
+def mean_states(looks, has_say):
+    """(B, 2 C) float32, the states of both looks, mean over the queries that have a say (B, Q)."""
+    states = torch.cat([looks.lidar_states, looks.camera_states], dim=-1).float()
+    return _masked_mean(states, has_say.float().unsqueeze(-1))[:, 0]
 
 
 def _masked_mean(values, members):
