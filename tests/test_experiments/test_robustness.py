@@ -203,6 +203,24 @@ def test_headroom(make_config, checkpoints, tmp_path):
     assert len(list((tmp_path / 'results').glob('*.json'))) == 10 and (tmp_path / 'headroom.png').is_file()
 
 
+def test_what_a_router_wins_of_the_headroom(make_config, checkpoints, tmp_path):
+    cfg = make_config()
+    text = measure_headroom(cfg, [checkpoints['routed']], ['camera_drop'], tmp_path)
+    dropped = json.loads((tmp_path / 'headroom.json').read_text())['cases'][1]
+    controls = ('learned', 'off', 'oracle')
+    alone = RobustnessTest(cfg, checkpoints['routed'], tmp_path / 'alone', controls).run('camera_drop')
+    for control in ('learned', 'oracle'):
+        gain = alone[control]['scores']['mAP'] - alone['off']['scores']['mAP']
+        assert dropped[f'{control} - off mAP'] == pytest.approx(gain, abs=1e-6)
+    assert dropped['oracle mAP'] == pytest.approx(dropped['oracle:5 mAP'])  # the config's own strength
+    assert dropped['learned - off mAP'] != 0 and ' router |' in text and 'share' in text
+    share = dropped['share']
+    possible = dropped['oracle - off mAP']
+    assert share is None if possible < 0.005 else share == pytest.approx(dropped['learned - off mAP'] / possible)
+    with pytest.raises(ValueError, match='all checkpoints must have a router, or none'):
+        measure_headroom(cfg, list(checkpoints.values()), ['camera_drop'], tmp_path)
+
+
 def by_case(values):
     return {FailureCase.parse(case): value for case, value in values.items()}
 

@@ -137,6 +137,11 @@ def _without_copies(state_dict, own, source, logger):
     return kept
 
 
+def has_router(path, trusted=False):
+    """Whether a checkpoint file has weights of a router; `trusted` as for `read_checkpoint`."""
+    return any(key.startswith(ROUTER_PREFIX) for key in read_checkpoint(path, trusted=trusted)['state_dict'])
+
+
 def _misfit_hint(state_dict, own_router, given_router, drop_router):
     """What may help where weights do not fit; `own_router` and `given_router` are keys of model and file."""
     hint = '' if hasattr(state_dict, '_metadata') else (

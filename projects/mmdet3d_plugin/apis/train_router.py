@@ -65,7 +65,8 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
 
     Writes to ``cfg.work_dir`` (default ./work_dirs/<name>): ``evidence/``, from which an interrupted run goes on and
     later ones with other ``router_training`` settings start at once; text, JSON and TensorBoard logs as ``log_config``
-    says; ``router.md`` and ``router.json``, verdicts by case on held-out samples (rows of :func:`verdicts`); ``latest.pth``.
+    says; ``router.md`` and ``router.json``, verdicts by case on held-out samples (rows of :func:`verdicts`);
+    ``latest.pth``.
 
     Args:
         cfg (mmcv.Config): from `load_config`; its router needs looks, ``data.train`` simulates failures.

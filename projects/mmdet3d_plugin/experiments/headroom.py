@@ -1,8 +1,10 @@
 """Can any routing pay? What each sensor alone and the true places of a failure would win, before any training."""
+import math
 from pathlib import Path
 
 import numpy as np
 
+from ..apis.checkpoint import has_router
 from ..evaluation.detection_matches import BootstrapInterval
 from ..utils.atomic_file import atomic_path
 from ..utils.plain_values import plain_values
@@ -14,17 +16,21 @@ from .robustness_report import ROUNDS, as_text, interval_columns, resampled_scor
 
 _ALONE = ('lidar_alone', 'camera_alone')
 _ORACLES = ('oracle:1', 'oracle:5')
+_ROUTED = ('oracle', 'learned')  # at the strength of the config
 _SCORES = ('mAP', 'NDS')
 _TITLES = {'lidar_alone': 'LiDAR alone', 'camera_alone': 'cameras alone', 'better': 'better of the two',
-           'oracle:1': 'oracle, strength 1', 'oracle:5': 'oracle, strength 5'}
+           'oracle:1': 'oracle, strength 1', 'oracle:5': 'oracle, strength 5', 'oracle': 'oracle, own strength',
+           'learned': 'router'}
+_LEAST_GAIN = 0.005  # mAP of an oracle, below which a share of it says nothing
 
 
 def measure_headroom(cfg, checkpoints, cases, out='work_dirs/headroom', seed=0, trust_checkpoint=False, workers=1):
-    """Test checkpoints without routing, with each sensor alone and with oracle weights, under every case.
+    """Test checkpoints without routing, with each sensor alone, with oracle weights, and with a router that they have.
 
     Writes `headroom.md`, `.csv`, `.json` and `.png`. A sensor is alone when the other one is blank after the failure
     struck (`with_modality`), without a bias. The oracle knows where the failure struck; where it names no place, the
-    oracle is neutral. Differences are to the model without a bias on the same samples.
+    oracle is neutral. Differences are to the model without a bias on the same samples. A trained router is compared
+    with the oracle at the config's own strength.
 
     Args:
         cfg (mmcv.Config): from `load_config`; of a model with AQR, whose router may be untrained. Without a router
@@ -39,14 +45,17 @@ def measure_headroom(cfg, checkpoints, cases, out='work_dirs/headroom', seed=0, 
         str: the table in markdown, a row per case.
 
     Raises:
-        ValueError, RuntimeError: see `run_cases`; no checkpoint.
+        ValueError, RuntimeError: see `run_cases`; no checkpoint; or some have a router and others none.
     """
     if not checkpoints:
         raise ValueError('checkpoints must name at least one')
     cases, out = with_clean(cases), Path(out)
     routes = bool((cfg.model.get('pts_bbox_head') or {}).get('enable_aqr'))
     base = 'off' if routes else 'learned'
-    controls = (base, *(_ORACLES if routes else ()), *_ALONE)
+    routers = {has_router(path, trust_checkpoint) for path in checkpoints} if routes else {False}
+    if len(routers) > 1:
+        raise ValueError(f'all checkpoints must have a router, or none: {list(map(str, checkpoints))}')
+    controls = (base, *(_ORACLES if routes else ()), *(_ROUTED if routers.pop() else ()), *_ALONE)
     runs = []
     for checkpoint in checkpoints:
         print(checkpoint, flush=True)
@@ -69,6 +78,9 @@ def _row(case, base, others, runs):
             row.update(interval_columns(f'{control} {score}', BootstrapInterval.of(values[score])))
             gain = BootstrapInterval.of(values[score] - mean[base][score])
             row.update(interval_columns(f'{control} - off {score}', gain))
+        if score == 'mAP' and 'learned' in columns:
+            possible, gained = (row[f'{control} - off mAP'] for control in _ROUTED)
+            row['share'] = gained / possible if possible >= _LEAST_GAIN else math.nan
         for number, run in enumerate(runs) if len(runs) > 1 else ():
             row.update({f'{control} - off {score}, run {number}': run[control][score][0] - run[base][score][0]
                         for control in others})
@@ -88,6 +100,7 @@ def _write(out, rows, runs, checkpoints, scenes):
         for row in rows})
     table = [{'case': row['case'], 'mAP': _text(row, 'off mAP'),
               **{title: _text(row, f'{name} - off mAP', signed=True) for name, title in gains.items()},
+              **({'share': row['share']} if 'learned' in gains else {}),
               'NDS': _text(row, 'off NDS')} for row in rows]
     mean = f'Means over {len(checkpoints)} checkpoints, each' if len(checkpoints) > 1 else 'One checkpoint,'
     caption = (
@@ -100,6 +113,9 @@ def _write(out, rows, runs, checkpoints, scenes):
                     'place.')
     else:
         caption += ' No oracle: the config has no router; one with AQR takes the same checkpoint.'
+    if 'learned' in gains:
+        caption += (f" Share: the router's gain by the oracle's at the same strength, where that is at least "
+                    f'{_LEAST_GAIN} mAP.')
     text = '\n\n'.join([markdown_table(table), caption, *notes, *(note for note, _ in times)])
     with atomic_path(out / 'headroom.md') as path:
         path.write_text(f'{text}\n')

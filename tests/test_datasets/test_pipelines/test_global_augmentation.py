@@ -9,7 +9,11 @@ from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.core.points import LiDARPoints
 
 from projects.mmdet3d_plugin.datasets.camera_geometry import project
-from projects.mmdet3d_plugin.datasets.pipelines import CustomRandomFlip3D, GlobalRotScaleTransAll
+from projects.mmdet3d_plugin.datasets.pipelines import (
+    CustomRandomFlip3D,
+    GlobalRotScaleTransAll,
+    GlobalRotScaleTransImage,
+)
 
 MOVE_ALL = dict(rot_range=[-0.785, 0.785], scale_ratio_range=[0.9, 1.1], translation_std=[0.5, 0.5, 0.5])
 FLIP_BOTH = dict(sync_2d=False, flip_ratio_bev_horizontal=1., flip_ratio_bev_vertical=1.)
@@ -46,8 +50,11 @@ def assert_same_pixels(before, after, atol=0.05):
 
 transforms = pytest.mark.parametrize(
     'transform', [GlobalRotScaleTransAll(**MOVE_ALL), CustomRandomFlip3D(**FLIP_BOTH),
-                  CustomRandomFlip3D(flip_ratio_bev_horizontal=1.), CustomRandomFlip3D(flip_ratio_bev_vertical=1.)],
-    ids=['move', 'flip both', 'flip y', 'flip x'])
+                  CustomRandomFlip3D(flip_ratio_bev_horizontal=1.), CustomRandomFlip3D(flip_ratio_bev_vertical=1.),
+                  GlobalRotScaleTransImage(reverse_angle=True),
+                  GlobalRotScaleTransImage(flip_dx_ratio=1., flip_dy_ratio=1.),
+                  GlobalRotScaleTransImage(flip_dx_ratio=1.), GlobalRotScaleTransImage(flip_dy_ratio=1.)],
+    ids=['move', 'flip both', 'flip y', 'flip x', 'turn', 'turn, flip both', 'turn, flip x', 'turn, flip y'])
 
 
 @transforms
@@ -181,3 +188,23 @@ def test_flip_frequencies_and_flags():
 def test_synchronised_flip_is_refused():
     with pytest.raises(ValueError, match='sync_2d must be False'):
         CustomRandomFlip3D(sync_2d=True)
+
+
+def test_scenes_without_points_move_with_their_cameras():
+    results = scene(5)
+    before = copy.deepcopy(results)
+    centers = results.pop('points').coord[:5]
+    np.random.seed(1)
+    GlobalRotScaleTransImage(reverse_angle=True, flip_dx_ratio=1.)(results)
+    assert 'points' not in results
+    moved = results['gt_bboxes_3d'].tensor[:, :3]
+    assert (moved - centers).abs().max() > 1
+    for old, new in zip(before['lidar2img'], results['lidar2img']):
+        pixels, depth = project(centers.numpy(), old)
+        new_pixels, _ = project(moved.numpy(), new)
+        np.testing.assert_allclose(new_pixels[depth > 1], pixels[depth > 1], atol=0.05, rtol=1e-4)
+
+
+def test_a_shift_of_camera_scenes_is_refused():
+    with pytest.raises(ValueError, match=r'translation_std must be zeros, got \[0, 0, 0.5\]'):
+        GlobalRotScaleTransImage(translation_std=[0, 0, 0.5])

@@ -1,4 +1,4 @@
-from .global_augmentation import CustomRandomFlip3D, GlobalRotScaleTransAll
+from .global_augmentation import CustomRandomFlip3D, GlobalRotScaleTransAll, GlobalRotScaleTransImage
 from .image_files import LoadMultiViewImageFromFiles
 from .input_digest import DigestInputs
 from .load_sweeps_with_rings import LoadPointsFromMultiSweepsWithRings
@@ -10,8 +10,8 @@ from .simulate_failure import SimulateFailure
 from .unified_object_sample import UnifiedObjectSample
 
 __all__ = [
-    'CustomRandomFlip3D', 'DigestInputs', 'GlobalRotScaleTransAll', 'LoadMultiViewImageFromFiles',
-    'LoadPointsFromFile', 'LoadPointsFromMultiSweeps', 'LoadPointsFromMultiSweepsWithRings', 'ModalMask3D',
-    'NormalizeMultiviewImage', 'ObjectRangeFilter', 'PadMultiViewImage', 'ResizeCropFlipImage', 'SimulateFailure',
-    'UnifiedObjectSample'
+    'CustomRandomFlip3D', 'DigestInputs', 'GlobalRotScaleTransAll', 'GlobalRotScaleTransImage',
+    'LoadMultiViewImageFromFiles', 'LoadPointsFromFile', 'LoadPointsFromMultiSweeps',
+    'LoadPointsFromMultiSweepsWithRings', 'ModalMask3D', 'NormalizeMultiviewImage', 'ObjectRangeFilter',
+    'PadMultiViewImage', 'ResizeCropFlipImage', 'SimulateFailure', 'UnifiedObjectSample'
 ]

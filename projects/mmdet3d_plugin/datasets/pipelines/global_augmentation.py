@@ -77,3 +77,51 @@ class CustomRandomFlip3D(RandomFlip3D):
                 1.,
             ]))
         return results
+
+
+@PIPELINES.register_module()
+class GlobalRotScaleTransImage:
+    """Turn, scale and mirror the scene of samples whose points, if any, nothing else moves: camera-only training.
+
+    Boxes, points, ``lidar2img`` and ``lidar2cam`` move together, counterclockwise seen from above; the images stay.
+
+    Args:
+        rot_range (Sequence[float]): least and largest angle, rad.
+        scale_ratio_range (Sequence[float]): least and largest factor.
+        translation_std (Sequence[float]): only zeros, as published: the scene is not shifted.
+        reverse_angle, training (bool): stated by published configs, without effect. The first turned boxes against the
+            sense that they had before mmdet3d 1.0; there boxes and cameras would part.
+        flip_dx_ratio, flip_dy_ratio (float): probability of mirroring x and y.
+
+    Raises:
+        ValueError: for a shift.
+    """
+
+    def __init__(self, rot_range=(-0.3925, 0.3925), scale_ratio_range=(0.95, 1.05), translation_std=(0, 0, 0),
+                 reverse_angle=False, training=True, flip_dx_ratio=0.0, flip_dy_ratio=0.0):
+        if any(translation_std):
+            raise ValueError(f'translation_std must be zeros, got {list(translation_std)}; GlobalRotScaleTransAll '
+                             'shifts scenes')
+        self.rot_range, self.scale_ratio_range = rot_range, scale_ratio_range
+        self.flip_dx_ratio, self.flip_dy_ratio = flip_dx_ratio, flip_dy_ratio
+
+    def __call__(self, results):
+        angle, scale = np.random.uniform(*self.rot_range), np.random.uniform(*self.scale_ratio_range)
+        is_mirrored = [np.random.rand() < ratio for ratio in (self.flip_dx_ratio, self.flip_dy_ratio)]
+        for key in ('points', *results['bbox3d_fields']):
+            if key in results:
+                results[key].rotate(angle)
+                results[key].scale(scale)
+                for direction, mirrored in zip(('vertical', 'horizontal'), is_mirrored):
+                    if mirrored:
+                        results[key].flip(direction)
+        cos, sin = np.cos(angle), np.sin(angle)
+        motion = np.eye(4)
+        motion[:2, :2] = np.diag(np.where(is_mirrored, -1, 1)) @ [[cos, -sin], [sin, cos]]
+        motion[:3, :3] *= scale
+        follow_lidar_motion(results, motion)
+        return results
+
+    def __repr__(self):
+        return (f'{type(self).__name__}(rot_range={self.rot_range}, scale_ratio_range={self.scale_ratio_range}, '
+                f'flip_dx_ratio={self.flip_dx_ratio}, flip_dy_ratio={self.flip_dy_ratio})')

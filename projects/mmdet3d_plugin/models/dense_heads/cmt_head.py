@@ -189,7 +189,7 @@ class CmtHead(BaseModule):
         for source in filter(None, (self.test_cfg, self.train_cfg)):
             stride = source.get('out_size_factor', downsample_scale)
             pc_range = list(source.get('point_cloud_range', source.get('pc_range', self.pc_range)))
-            if stride != downsample_scale or pc_range != self.pc_range:
+            if stride != downsample_scale or pc_range not in (self.pc_range, self.pc_range[:2]):
                 raise ValueError(f'train_cfg and test_cfg must agree with downsample_scale={downsample_scale} and '
                                  f'bbox_coder.pc_range={self.pc_range}, got out_size_factor={stride} and range '
                                  f'{pc_range}')
@@ -211,7 +211,8 @@ class CmtHead(BaseModule):
         rays = level_ray_points(len(places), self.depth_num, self.pc_range, like=places)
         for embedding, inputs in ((self.bev_embedding, self._encode_bev(places)),
                                   (self.rv_embedding, self._encode_rays(rays))):
-            embedding[-2].bias.sub_(embedding[:-1](inputs).mean(dim=0))
+            if embedding is not None:  # heads of LiDAR alone have no rays
+                embedding[-2].bias.sub_(embedding[:-1](inputs).mean(dim=0))
 
     def forward(self, pts_feats, img_feats=None, img_metas=None, blank_feats=None):
         """Predict.

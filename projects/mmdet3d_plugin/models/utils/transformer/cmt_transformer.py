@@ -14,7 +14,8 @@ from ..attention.stand_ins import takes_anything, with_stand_ins
 from ..token_layout import TokenLayout
 
 
-@TRANSFORMER.register_module()
+# Published configs of a single sensor name it otherwise.
+@TRANSFORMER.register_module(name=['CmtTransformer', 'CmtLidarTransformer', 'CmtImageTransformer'])
 class CmtTransformer(BaseModule):
     """CMT's decoder over LiDAR and camera tokens (Yan et al., ICCV 2023).
 
