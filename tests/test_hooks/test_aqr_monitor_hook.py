@@ -143,6 +143,26 @@ def test_numbers_are_those_of_the_iteration(run, make_head, make_batch, train_lo
     assert 0.1 < runner.lines[3]['aqr/clipped'] < 0.9 and line['aqr/head_strength_max'] > 1
 
 
+@pytest.mark.parametrize('stand_ins', [True, False])
+def test_attention_on_stand_ins(run, make_head, make_batch, stand_ins):  # noqa: F811
+    """That which LiDAR lost, where all queries distrust it; no such number without stand-ins."""
+
+    def losses_of(head, batch):
+        x, x_img, metas = batch
+        outs = head([x], [x_img], metas, ([torch.zeros_like(x)], [torch.zeros_like(x_img)]))
+        return head.loss([meta['gt_bboxes_3d'].data for meta in metas],
+                         [meta['gt_labels_3d'].data for meta in metas], outs)
+
+    head = make_head(enable_aqr=True, aqr_router=dict(windows=3), aqr_stand_ins=stand_ins, aqr_bias_strength=60.0)
+    with torch.no_grad():
+        head.aqr_router.mlp[-1].bias.copy_(torch.tensor([-50.0, 0.0]))
+    line = run(dict(interval=2, num_queries=20), model=Model(head.train(), make_batch(), losses_of), lr=0.0).lines[1]
+    for layer in (0, 1):
+        assert line[f'attention/lidar_{layer}'] == pytest.approx(0, abs=1e-6)
+        share = line.get(f'attention/stand_ins_{layer}')
+        assert 0.1 < share < 0.9 if stand_ins else share is None
+
+
 class Evaluation(Hook):
     """Writes a result after every epoch, as mmdet's hook does."""
 

@@ -30,7 +30,8 @@ class AQRMonitorHook(Hook):
     - ``aqr/no_view``: share of learned queries that no view sees;
     - ``aqr/head_strength_min``, ``_max`` with ``aqr_strength_per_head``;
     - ``attention/entropy_0`` in nats and ``attention/lidar_0``, the LiDAR tokens' share (the cameras have the rest), of
-      layer 0 and so on, means over ``num_queries`` learned queries, drawn anew each time;
+      layer 0 and so on, means over ``num_queries`` learned queries, drawn anew each time; with ``aqr_stand_ins`` also
+      ``attention/stand_ins_0``, the share that goes to them, which LiDAR and cameras do not have;
     - ``grad_norm/router``, ``/head``, ``/lidar``, ``/camera``: 2-norms before clipping, of parts that get gradients;
       where these accumulate, of the last step looked at.
 
@@ -133,6 +134,8 @@ class AQRMonitorHook(Hook):
         for index, layer in enumerate(layers):
             numbers[f'attention/entropy_{index}'] = layer.entropy.mean().item()
             numbers[f'attention/lidar_{index}'] = layer.mass[..., 0].mean().item()
+            if bare_model(runner).pts_bbox_head.aqr_options.stand_ins:
+                numbers[f'attention/stand_ins_{index}'] = layer.stand_in_mass.sum(dim=-1).mean().item()
             self._warn(runner, f'attention/entropy_{index}', numbers[f'attention/entropy_{index}'] < self.min_entropy,
                        f'attention of decoder layer {index} collapses: mean entropy '
                        f'{numbers[f"attention/entropy_{index}"]:.2f} nats')
