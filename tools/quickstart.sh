@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole job on synthetic data in nuScenes' format: environment, data, info files, fine-tuning of AQR from the
-# baseline in this repository, test of both models with both sensors and with each alone, pictures.
+# The whole job on synthetic data in nuScenes' format: environment, data, info files, a router for the baseline in this
+# repository, which stays as it is, test of both while sensors lie and fall silent, pictures.
 #
 # Steps that are done are skipped, so it can be interrupted at any time and run again. With another baseline, config or
 # data it trains, tests and draws anew. Everything lies in data/nuscenes_synthetic and work_dirs/quickstart; remove them
@@ -12,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 data=data/nuscenes_synthetic work=work_dirs/quickstart
 baseline_config=configs/cmt_synthetic.py baseline=checkpoints/cmt_synthetic.pth
-aqr_config=configs/cmt_aqr_synthetic.py aqr=$work/aqr/latest.pth
+aqr_config=configs/cmt_aqr_plug_in_quickstart.py aqr=$work/aqr/latest.pth
+cases='stale_lidar@3 lidar_turn:10 stale_views:3@3 glare@3 lidar_drop camera_drop'
 # The model is small: threads would mostly wait for each other, on a busy machine ten times as long as they work.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONUNBUFFERED=1        # progress shows as it is made
@@ -39,15 +40,15 @@ filtered() {
     "$python" "$@" 2>&1 | tee "$log" | show "$pattern" || { tail -n 20 "$log"; return 1; }
 }
 # show PATTERN: passes on the lines that match, at once (some awks wait for more). Of the many numbers in a line of training
-# it shows where it is, the time left and the losses.
+# it shows where it is, the time left and the loss.
 show() {
     local line text name
     while IFS= read -r line; do
         [[ $line =~ $1 ]] || continue
         text=${line:0:160}
-        if [[ $line =~ Epoch\ \[[0-9]+\]\[[0-9]+/[0-9]+\] ]]; then
+        if [[ $line =~ Iter\ \[[0-9]+/[0-9]+\] ]]; then
             text=${BASH_REMATCH[0]}
-            for name in eta loss_aqr loss; do
+            for name in eta loss_aqr; do
                 [[ $line =~ [[:space:],]($name:\ [^,]*) ]] && text+=", ${BASH_REMATCH[1]}"
             done
         fi
@@ -64,24 +65,21 @@ create_infos() {
 # digest FILE...: 16 hex digits that change with the contents of the files and of the configs.
 digest() { find configs -name '*.py' | LC_ALL=C sort | xargs cat "$@" | sha256sum | cut -c1-16; }
 
-fine_tune() {
+teach_router() {
     [ -e $work/aqr/.started_$inputs ] || rm -rf $work/aqr    # never go on with what began from something else
     mkdir -p $work/aqr
     touch $work/aqr/.started_$inputs
-    filtered train ' - (Epoch|resumed from|loaded) ' tools/train.py $aqr_config --work-dir $work/aqr --auto-resume \
-        --no-validate
+    filtered train '(^looked at | - Iter )' tools/train_router.py $aqr_config $baseline --work-dir $work/aqr
 }
 compare() {
-    filtered compare '^([[][0-9]+/|tested|kept)' tools/compare.py baseline=$baseline_config:$baseline \
-        aqr=$aqr_config:$aqr --out $work/compare
+    filtered robustness '^[[][0-9]+/' tools/test_robustness.py $aqr_config $aqr --controls off learned --cases $cases \
+        --out $work/robustness
 }
 draw() {
     rm -rf $work/pictures
     "$python" tools/demo.py $baseline_config $baseline --sample 0 10 --out $work/pictures/baseline
     "$python" tools/demo.py $aqr_config $aqr --sample 0 10 --out $work/pictures/aqr
-    "$python" tools/visualize_bias.py $aqr_config $aqr --sample 0 --case view_drop:3 --out $work/pictures/router
-    "$python" tools/plot_training.py AQR=$work/aqr --keys detection_loss loss_aqr grad_norm aqr/lidar_weight_mean \
-        aqr/camera_weight_mean 'attention/entropy_*' --out $work/pictures/training.png
+    "$python" tools/visualize_bias.py $aqr_config $aqr --sample 0 --case stale_views:3@3 --out $work/pictures/router
 }
 
 step 'environment' '' tools/setup_env.sh
@@ -90,15 +88,15 @@ python=.venv/bin/python
 step 'synthetic data' $data/v1.0-mini generate
 step 'info files' $data/nuscenes_infos_val.pkl create_infos
 inputs=$(digest $baseline $data/nuscenes_infos_train.pkl)
-step 'fine-tuning of AQR from the baseline' $work/aqr/.finished_$inputs fine_tune
-step 'test of baseline and AQR' '' compare
+step 'a router for the baseline' $work/aqr/.finished_$inputs teach_router
+step 'test without and with it' '' compare
 drawn=$(digest $baseline $aqr $data/nuscenes_infos_val.pkl)
 step 'pictures' $work/pictures/.finished_$drawn draw
 
 printf '\n'
-cat $work/compare/comparison.md
-printf '\n(both: clean; lidar: no cameras; camera: no LiDAR.) For spreadsheets: %s\npictures:\n' $work/compare/comparison.csv
-ls $work/pictures/*.png $work/pictures/*/*.png
-printf '\nOpen %s: what the router decided, clean and with three cameras lost. The bias is weak here and colors are pale.\n' \
+cat $work/robustness/robustness.md
+printf '\n(off: the baseline; learned: with its router.) For spreadsheets: %s\npictures:\n' $work/robustness/robustness.csv
+ls $work/pictures/*/*.png
+printf '\nOpen %s: what the router decided, clean and with three cameras that show another scene.\n' \
     $work/pictures/router/report.html
 printf '\n%d s in all\n' $SECONDS

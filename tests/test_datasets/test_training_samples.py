@@ -23,6 +23,11 @@ def pipeline(range_=NEAR, classes=CLASSES):
     ]
 
 
+def numbered(info, count):
+    """Samples that differ in token and time, in this order."""
+    return [dict(info, token=str(number), timestamp=info['timestamp'] + number) for number in range(count)]
+
+
 @pytest.fixture
 def build(write_nuscenes_infos, real_frame):
     """Data sets of both kinds with a pipeline."""
@@ -56,7 +61,7 @@ def test_a_worker_of_a_loader_says_it(build):
 
 
 def test_the_only_sample_with_ground_truth_is_found(build, nuscenes_infos):
-    infos = [dict(nuscenes_infos[0], token=str(number), timestamp=number) for number in range(60)]
+    infos = numbered(nuscenes_infos[0], 60)
     for info in infos[:37] + infos[38:]:
         info['gt_names'] = np.full_like(info['gt_names'], 'bus')
     dataset = build(pipeline(), infos)
@@ -66,7 +71,7 @@ def test_the_only_sample_with_ground_truth_is_found(build, nuscenes_infos):
 
 
 def test_a_large_data_set_is_not_tried_to_its_end(build, nuscenes_infos):
-    infos = [dict(nuscenes_infos[0], token=str(number), timestamp=number) for number in range(500)]
+    infos = numbered(nuscenes_infos[0], 500)
     dataset = build(pipeline(FAR_AWAY), infos)
     tried = []
     prepare = dataset.prepare_train_data
@@ -78,7 +83,7 @@ def test_a_large_data_set_is_not_tried_to_its_end(build, nuscenes_infos):
 
 def test_draws_are_those_of_mmdet3d(build, nuscenes_infos):
     """So that trainings with the same seed see the same data as ever."""
-    infos = [copy.deepcopy(dict(nuscenes_infos[0], token=str(number), timestamp=number)) for number in range(8)]
+    infos = copy.deepcopy(numbered(nuscenes_infos[0], 8))
     for info in infos[::2]:
         info['gt_names'][:] = 'bus'
     dataset = build(pipeline(), infos)

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-DRAWING = ['demo.py', 'demo.py', 'visualize_bias.py', 'plot_training.py']
-TOOLS = ['make_synthetic_nuscenes.py', 'create_data.py', 'train.py', 'compare.py', *DRAWING]
+DRAWING = ['demo.py', 'demo.py', 'visualize_bias.py']
+TOOLS = ['make_synthetic_nuscenes.py', 'create_data.py', 'train_router.py', 'test_robustness.py', *DRAWING]
 PYTHON = """#!/bin/bash
 echo "$@" >> calls.txt
 tool=$(basename "$1")
@@ -20,17 +20,16 @@ fi
 case $tool in
     make_synthetic_nuscenes.py) mkdir -p data/nuscenes_synthetic/v1.0-mini ;;
     create_data.py) touch data/nuscenes_synthetic/nuscenes_{infos_train,infos_val}.pkl ;;
-    train.py)
-        echo "noise"
-        echo "now - mmdet - INFO - Epoch [1][10/20]	lr: 1.0e-04, eta: 0:00:07, loss_cls: 1.5, $(seq -s, 99)," \
-            "loss_aqr: 0.25, loss: 3.75, grad_norm: 2.5"
+    train_router.py)
+        echo "noise"; echo "looked at 64 of 128 samples, about 9 s left"
+        echo "now - mmdet - INFO - Iter [10/20]	lr: 1.0e-04, eta: 0:00:07, time: 1.5, $(seq -s, 99)," \
+            "loss_aqr: 0.25, grad_norm: 2.5"
         echo "$@" $$ >> $work/aqr/latest.pth ;;
-    compare.py)
-        echo "noise"; echo "[1/2] baseline, both"
-        mkdir -p $work/compare; echo "| the table |" > $work/compare/comparison.md ;;
+    test_robustness.py)
+        echo "noise"; echo "[1/7] clean"
+        mkdir -p $work/robustness; echo "| the table |" > $work/robustness/robustness.md ;;
     demo.py) mkdir -p "$out"; touch "$out/frame_000_bev.png" ;;
     visualize_bias.py) mkdir -p "$out"; touch "$out/bev.png" "$out/report.html" ;;
-    plot_training.py) touch "$out" ;;
 esac
 """
 
@@ -64,16 +63,17 @@ def calls(project):
 def test_all_steps_once(project):
     result = run(project)
     assert result.returncode == 0, result.stdout
-    train = [line for line in (project / 'calls.txt').read_text().splitlines() if 'train.py' in line]
-    assert train == ['tools/train.py configs/cmt_aqr_synthetic.py --work-dir work_dirs/quickstart/aqr --auto-resume '
-                     '--no-validate']
+    train = [line for line in (project / 'calls.txt').read_text().splitlines() if 'train_router.py' in line]
+    assert train == ['tools/train_router.py configs/cmt_aqr_plug_in_quickstart.py checkpoints/cmt_synthetic.pth '
+                     '--work-dir work_dirs/quickstart/aqr']
     assert calls(project) == TOOLS
     assert '| the table |' in result.stdout and result.stdout.count('frame_000_bev.png') == 2
-    assert 'pictures/training.png' in result.stdout and 'pictures/router/report.html' in result.stdout
-    assert 'Epoch [1][10/20], eta: 0:00:07, loss_aqr: 0.25, loss: 3.75\n' in result.stdout
-    assert '[1/2] baseline' in result.stdout and 'noise' not in result.stdout
+    assert 'pictures/router/report.html' in result.stdout
+    assert '\nIter [10/20], eta: 0:00:07, loss_aqr: 0.25\n' in result.stdout
+    assert 'looked at 64 of 128' in result.stdout
+    assert '[1/7] clean' in result.stdout and 'noise' not in result.stdout
     again = run(project)
-    assert calls(project) == ['compare.py'] and again.stdout.count('done before') == 4
+    assert calls(project) == ['test_robustness.py'] and again.stdout.count('done before') == 4
     assert '| the table |' in again.stdout
 
 
@@ -85,7 +85,7 @@ def test_an_error_stops_it_and_the_next_run_repeats_that_step(project, tool):
     assert calls(project) == TOOLS[:TOOLS.index(tool) + 1]
     assert run(project).returncode == 0
     repeated = calls(project)
-    assert repeated[0] == ('compare.py' if tool in DRAWING else tool) and repeated[-len(DRAWING):] == DRAWING
+    assert repeated[0] == ('test_robustness.py' if tool in DRAWING else tool) and repeated[-len(DRAWING):] == DRAWING
 
 
 @pytest.mark.parametrize('tool', dict.fromkeys(TOOLS))
@@ -104,15 +104,15 @@ def test_another_baseline_config_or_data_makes_training_and_pictures_void(projec
     first = run(project)
     checkpoint, old = project / 'work_dirs/quickstart/aqr/latest.pth', project / 'work_dirs/quickstart/aqr/epoch_9.pth'
     picture = project / 'work_dirs/quickstart/pictures/aqr/frame_000_bev.png'
-    for number, tool in enumerate(['train.py', 'demo.py']):  # interrupted there
+    for number, tool in enumerate(['train_router.py', 'demo.py']):  # interrupted there
         picture.write_text('old')
         old.touch()
         (project / changed).write_text(f'another {number}')
         (project / f'die_in_{tool}').write_text('error')
         calls(project)
-        assert run(project).returncode != 0 and calls(project)[0] == 'train.py' and not old.exists()
+        assert run(project).returncode != 0 and calls(project)[0] == 'train_router.py' and not old.exists()
         assert run(project).returncode == 0
-        assert calls(project) == ['train.py', 'compare.py', *DRAWING][number:]
+        assert calls(project) == ['train_router.py', 'test_robustness.py', *DRAWING][number:]
         assert len(checkpoint.read_text().splitlines()) == 1 and picture.read_text() == ''
         (project / 'calls.txt').touch()
     assert first.returncode == 0
@@ -120,7 +120,7 @@ def test_another_baseline_config_or_data_makes_training_and_pictures_void(projec
 
 def test_an_interrupted_training_goes_on(project):
     kept = project / 'work_dirs/quickstart/aqr/epoch_1.pth'
-    (project / 'die_in_train.py').write_text('error')
+    (project / 'die_in_train_router.py').write_text('error')
     assert run(project).returncode != 0
     kept.touch()
     assert run(project).returncode == 0 and kept.exists()

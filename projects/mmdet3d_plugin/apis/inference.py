@@ -2,6 +2,8 @@
 import json
 import time
 
+import mmcv
+import numpy as np
 import torch
 from mmcv.parallel import collate
 from mmdet3d.datasets import build_dataset
@@ -81,6 +83,30 @@ def ground_truth(dataset, index):
 def camera_names(dataset, index):
     """Names of the cameras of a sample, in the order of its images."""
     return list(dataset.data_infos[index]['images' if isinstance(dataset, FrameFolderDataset) else 'cams'])
+
+
+def input_images(img, meta):
+    """What the network sees, as pictures.
+
+    Args:
+        img (Tensor): (V, 3, H, W) normalized images.
+        meta (dict): of the sample, with `img_norm_cfg`.
+
+    Returns:
+        list[ndarray]: V images (H, W, 3), RGB, uint8.
+
+    Raises:
+        ValueError: the meta does not say how the images were normalized.
+    """
+    norm = meta.get('img_norm_cfg')
+    if norm is None:
+        raise ValueError("img_metas lack 'img_norm_cfg', which says how images were normalized: it must be among the "
+                         'meta_keys of Collect3D')
+    images = []
+    for view in img.permute(0, 2, 3, 1).cpu().numpy():
+        view = mmcv.imdenormalize(np.ascontiguousarray(view), norm['mean'], norm['std'], to_bgr=norm['to_rgb'])
+        images.append(np.rint(view[..., ::-1]).clip(0, 255).astype(np.uint8))
+    return images
 
 
 def detect(model, dataset):

@@ -1,9 +1,9 @@
 """What a frozen detector shows its router: looked at once and kept on disk, so that the router learns in minutes."""
 import random
+import time
 from functools import partial
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
 from mmcv.parallel import collate
@@ -106,8 +106,7 @@ def collect_evidence(model, dataset, store, seed, workers, samples_per_batch, sa
         ValueError: samples whose metas lack the failure record, or what blank images need.
     """
     model = model.to(default_device()).eval()
-    progress = mmcv.ProgressBar(store.rows)
-    progress.completed = len(store)
+    start, first_row = time.perf_counter(), len(store)
     passes = range(-(-store.rows // len(dataset)))
     order = np.concatenate([np.random.default_rng((seed, number)).permutation(len(dataset)) for number in passes])
     for number in passes:
@@ -120,11 +119,10 @@ def collect_evidence(model, dataset, store, seed, workers, samples_per_batch, sa
         for batch in loader:
             for case, arrays in _rows(model, batch):
                 store.append(case, dict(arrays, sample=order[len(store)]))
-                progress.update()
-                if len(store) % save_every == 0:
+                if len(store) % save_every == 0 or len(store) == store.rows:
                     store.save()
-    store.save()
-    print()
+                    left = (time.perf_counter() - start) / (len(store) - first_row) * (store.rows - len(store))
+                    print(f'looked at {len(store)} of {store.rows} samples, about {left:.0f} s left', flush=True)
 
 
 class _SeededRows(torch.utils.data.Dataset):

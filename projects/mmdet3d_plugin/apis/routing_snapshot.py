@@ -3,7 +3,6 @@ import dataclasses
 from contextlib import contextmanager
 from typing import Callable, Dict, List, Tuple
 
-import mmcv
 import numpy as np
 import torch
 from mmcv.parallel import collate
@@ -22,7 +21,7 @@ from ..models.utils.geometry import from_unit_range, lidar_to_image_matrices, pr
 from ..models.utils.token_layout import TokenLayout
 from ..models.utils.transformer.attention_recorder import AttentionRecorder
 from .failing_sensors import with_failure
-from .inference import above_threshold, build_frame_dataset, camera_names, ground_truth
+from .inference import above_threshold, build_frame_dataset, camera_names, ground_truth, input_images
 
 _CANDIDATES = 20  # of the queries with the highest scores, those with the strongest preferences are shown
 
@@ -239,7 +238,7 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
 
     return RoutingSnapshot(
         case=FailureCase.parse(metas[0]['failure'].case), failure=metas[0]['failure'], points=points[0].cpu().numpy(),
-        images=_input_images(img[0], metas[0]), lidar2img=np.stack(metas[0]['lidar2img']),
+        images=input_images(img[0], metas[0]), lidar2img=np.stack(metas[0]['lidar2img']),
         camera_names=camera_names(dataset, index), ground_truth=ground_truth(dataset, index),
         detections=above_threshold(result, score_thr), positions=plain(positions),
         pixels=plain(pixels.transpose(1, 2)), seen=plain(routing.projections.pts_pers_valid),
@@ -287,16 +286,6 @@ def _best_class(outs):
     centers = torch.stack([decode_boxes(concat_branches(task, layer=-1)[0])[:, :3] for task in tasks])  # (T, Q, 3)
     centers = centers[task_of_class[labels], torch.arange(len(labels), device=labels.device)]  # (Q, 3)
     return tuple(values.cpu().numpy() for values in (scores, labels, centers))
-
-
-def _input_images(img, meta):
-    """Images (V, 3, H, W) of the network input as V arrays (H, W, 3), RGB, uint8."""
-    norm = meta['img_norm_cfg']
-    images = []
-    for view in img.permute(0, 2, 3, 1).cpu().numpy():
-        view = mmcv.imdenormalize(np.ascontiguousarray(view), norm['mean'], norm['std'], to_bgr=norm['to_rgb'])
-        images.append(np.rint(view[..., ::-1]).clip(0, 255).astype(np.uint8))
-    return images
 
 
 def _on_cpu(bias):
