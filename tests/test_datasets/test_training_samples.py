@@ -83,7 +83,7 @@ def test_a_large_data_set_is_not_tried_to_its_end(build, nuscenes_infos):
 
 def test_draws_are_those_of_mmdet3d(build, nuscenes_infos):
     """So that trainings with the same seed see the same data as ever."""
-    infos = copy.deepcopy(numbered(nuscenes_infos[0], 8))
+    infos = [copy.deepcopy(info) for info in numbered(nuscenes_infos[0], 8)]
     for info in infos[::2]:
         info['gt_names'][:] = 'bus'
     dataset = build(pipeline(), infos)
