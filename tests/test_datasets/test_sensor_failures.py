@@ -459,6 +459,13 @@ def test_what_changes_nothing_is_named(case, change, spared):
 
 # Sensors that a sample does not have
 
+@pytest.mark.parametrize('case, changed', [
+    ('clean', []), ('lidar_drop', ['lidar']), ('fov:60', ['lidar']), ('image_noise@1', ['camera']),
+    ('calibration:1', ['camera']), ('view_drop:1+lidar_turn:5', ['camera', 'lidar']), ('darkness@2', ['camera'])])
+def test_sensors_that_a_case_changed_are_named(case, changed):
+    assert sorted(strike(case, scene()).changed) == changed
+
+
 @pytest.mark.parametrize('case, missing', [
     ('lidar_drop', 'points'), ('fov:60', 'points'), ('beams:8', 'points'), ('object_failure:0.5', 'points'),
     ('camera_drop', 'img'), ('view_drop:1', 'img'), ('view_drop:CAM_FRONT', 'camera_names'),

@@ -55,6 +55,10 @@ class EvidenceStore(torch.utils.data.Dataset):
         values = {name: torch.from_numpy(np.array(array[row])) for name, array in self._arrays.items()}
         return {name: value.float() if name in _LOOKS else value for name, value in values.items()}
 
+    def column(self, name):
+        """All rows of one array so far, memory-mapped."""
+        return self._arrays[name][:len(self)]
+
     def append(self, case, arrays):
         """Add a row: text of the case, and name -> array without the first axis; kept on disk by :meth:`save`."""
         for name, value in arrays.items():

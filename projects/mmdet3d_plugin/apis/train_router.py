@@ -15,7 +15,9 @@ from torch import nn
 from ..core.arguments import check_count, check_factor
 from ..datasets.sensor_failures import CLEAN
 from ..models.utils.aqr.conferring_router import mean_states
+from ..models.utils.aqr.looks import Looks
 from ..models.utils.aqr.supervision import TARGETS, routing_loss
+from ..models.utils.token_layout import MODALITIES
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
 from ..utils.plain_values import plain_values
@@ -117,7 +119,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
 def _held_out(store, samples, share, seed):
     """(N,) bool, rows of samples that the router does not learn from."""
     chosen = np.random.default_rng((seed, 1)).random(samples) < share
-    return chosen[[int(store[row]['sample']) for row in range(len(store))]]
+    return chosen[store.column('sample')]
 
 
 class _Learner(nn.Module):
@@ -129,6 +131,7 @@ class _Learner(nn.Module):
 
     def train_step(self, batch, optimizer=None):
         """Loss of a batch of rows."""
+        batch = {name: value.to(next(self.router.parameters()).device) for name, value in batch.items()}
         has_say = torch.ones_like(batch['lidar_lost'])
         lidar, camera = self.router.judge(looks_of(batch), batch['seen'], has_say).float().sigmoid().unbind(-1)
         loss = routing_loss(lidar, camera, targets_of(batch, self.targets), has_say)
@@ -153,11 +156,13 @@ def _learn(model, store, held_out, settings, cfg, work_dir):
 
 
 def _learn_familiar(router, store, held_out, batch):
-    states = torch.cat([mean_states(looks_of(rows), torch.ones_like(rows['lidar_lost']))
-                        for rows in torch.utils.data.DataLoader(store, batch)])
-    is_held_out = torch.from_numpy(held_out)
-    others = states[is_held_out] if is_held_out.any() else states
-    router.learn_familiar(states[~is_held_out].to(default_device()), others.to(default_device()))
+    states = []
+    for start in range(0, len(store), batch):
+        lidar, camera = (torch.from_numpy(np.array(store.column(f'{sensor}_states')[start:start + batch]))
+                         for sensor in MODALITIES)
+        states.append(mean_states(Looks(lidar, camera, None, None), torch.ones(lidar.shape[:2], dtype=torch.bool)))
+    states, is_held_out = torch.cat(states).to(default_device()), torch.from_numpy(held_out)
+    router.learn_familiar(states[~is_held_out], states[is_held_out if is_held_out.any() else ~is_held_out])
 
 
 @torch.no_grad()
