@@ -179,6 +179,18 @@ class TestLoadWeights:
         with pytest.raises(ValueError, match='Missing key.*aqr_router.bias'):
             load_weights(model, state_dict, router_missing_ok=True)
 
+    def test_a_router_of_another_kind(self):
+        """Either way round; and the training of a new router leaves the old one out, whatever it is."""
+        old, new = TinyDetector(router=True), TinyDetector()
+        new.pts_bbox_head['aqr_router'] = nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 2))
+        for source, model in ((old, new), (new, old)):
+            with pytest.raises(ValueError, match=r'(?s)routed.pth does not fit.*router is of another kind.*aqr_router'):
+                load_weights(model, source.state_dict(), 'routed.pth', router_missing_ok=True)
+            own = {key: value.clone() for key, value in model.state_dict().items() if '.aqr_' in key}
+            load_weights(model, source.state_dict(), 'routed.pth', new_router=True)
+            expected = {key: value for key, value in source.state_dict().items() if '.aqr_' not in key}
+            assert equal(dict(model.state_dict()), expected | own)
+
     def test_a_router_checkpoint_in_a_model_without(self, caplog):
         source, model = TinyDetector(router=True), TinyDetector()
         with pytest.raises(ValueError, match=r'(?s)Unexpected key.*aqr_router.*--drop-router'):
