@@ -11,7 +11,7 @@ import command_line
 KEYS = ('detection_loss', 'grad_norm', 'aqr/lidar_weight_mean', 'aqr/camera_weight_mean', 'attention/entropy_*',
         'attention/lidar_*')
 LABELS = {
-    'detection_loss': "loss without the router's",
+    'detection_loss': 'detection loss',
     'aqr/lidar_weight_mean': 'LiDAR weight, mean over queries',
     'aqr/camera_weight_mean': 'camera weight, mean over queries',
     'attention/entropy_*': 'entropy of attention (nats),\nmean over layers',

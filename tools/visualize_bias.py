@@ -83,7 +83,8 @@ def write_report(args, model, datasets, tokens):
 
     progress = mmcv.ProgressBar(len(tokens) * len(datasets))
     report = write_bias_report(args.out, f'What the router of {osp.basename(args.config)} does',
-                               report_facts(args, model.pts_bbox_head, tokens), samples(), progress.update)
+                               report_facts(args, model.pts_bbox_head, tokens), samples(), progress.update,
+                               f'{osp.basename(args.config)} + {osp.basename(args.checkpoint)}')
     print(f'\npictures are in {args.out}; {report} holds them all')
 
 

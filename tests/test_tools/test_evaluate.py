@@ -1,5 +1,7 @@
+import csv
 import os
 
+import cv2
 import mmcv
 import pytest
 
@@ -25,6 +27,19 @@ def test_results_of_an_earlier_test_get_its_scores(run_tool, tested):
                       cwd=tested, fresh=True)
     assert scores(output) == scores(expected) and 'pts_bbox_NuScenes/mAP: 1.0' in output
     assert (tested / 'kept/pts_bbox/results_nusc.json').is_file()
+
+
+def test_table_and_curves(run_tool, tested):
+    """A perfect detector: everything is found, all of it at 20 m from the car."""
+    output = run_tool('evaluate.py', 'tiny_nuscenes.py', 'results.pkl', '--table', 'table.csv', '--curves',
+                      'curves.png', cwd=tested)
+    rows = list(csv.DictReader(open(tested / 'table.csv')))
+    assert [row['class'] for row in rows][-1] == 'mean' and len(rows) == 11
+    assert [float(row[key]) for row in rows for key in ('AP', 'AP@0.5 m', 'AP@4 m')] == pytest.approx([1] * 33)
+    assert {int(row['boxes']) for row in rows[:-1]} == {2} and int(rows[-1]['boxes']) == 20
+    assert sum(row['AP 30-50 m'] == 'nan' for row in rows) == 11 and '| traffic_cone ' in output
+    picture = cv2.imread(str(tested / 'curves.png'))
+    assert picture.shape[1] > 1000 and (picture != 255).any(axis=2).mean() > 0.02
 
 
 def test_every_second_sample_is_evaluated_by_itself(run_tool, tested):

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmdet3d.models import build_model
@@ -64,8 +65,12 @@ def test_pictures_and_report(report, routed, synthetic_nuscenes):
     files = [f'sample_2_{case}_{picture}.png' for case in ('clean', failed) for picture in pictures]
     assert sorted(os.listdir(report)) == sorted([*files, 'sample_2_histograms.png', 'report.html'])
     page = Page((report / 'report.html').read_text(encoding='utf-8'))
-    assert [content for _, content in page.images] == [
-        (report / file).read_bytes() for file in [*files, 'sample_2_histograms.png']]
+    embedded = [cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) for _, content in page.images]
+    for picture, file in zip(embedded, [*files, 'sample_2_histograms.png'], strict=True):
+        drawn = cv2.imread(str(report / file))
+        assert picture.shape == drawn.shape and np.abs(picture.astype(int) - drawn).mean() < 4
+    assert len((report / 'report.html').read_bytes()) < 3e6
+    assert page.links == page.ids and len(page.ids) == 5  # how to read it, the sample, its two cases, its histograms
     assert len({alt for alt, _ in page.images}) == len(page.images)
     tokens = [info['token'] for info in infos(synthetic_nuscenes)]
     for text in ('cmt_aqr_synthetic.py', str(routed), f'2: token {tokens[2]}', f'clean; {COMPOSITE}',

@@ -1,7 +1,9 @@
 import base64
+import io
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from projects.mmdet3d_plugin.visualization.html_report import Picture, Section, Table, write_report
 
@@ -15,12 +17,13 @@ class Page(HTMLParser):
 
     Attributes:
         images: (alt, bytes) of every image.
+        links, ids: places of the page that are linked to, and those that there are.
         text: all text outside the style sheet.
     """
 
     def __init__(self, content):
         super().__init__()
-        self.open, self.images, self.text, self.tags = [], [], '', []
+        self.open, self.images, self.text, self.tags, self.links, self.ids = [], [], '', [], [], []
         self.feed(content)
         self.close()
         assert self.open == []
@@ -30,11 +33,14 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         assert tag not in ('script', 'iframe', 'object', 'embed', 'base')
         assert not any(name.startswith('on') for name in attributes)
+        self.ids += [attributes['id']] if 'id' in attributes else []
+        if attributes.get('href', '').startswith('#'):
+            self.links.append(attributes.pop('href')[1:])
         for name in ('src', 'href', 'srcset', 'action', 'data'):
             assert attributes.get(name, 'data:').startswith('data:'), (tag, attributes[name])
         if tag == 'img':
             kind, content = attributes['src'].split(',')
-            assert kind == 'data:image/png;base64' and attributes['alt'].strip()
+            assert kind == 'data:image/webp;base64' and attributes['alt'].strip()
             self.images.append((attributes['alt'], base64.b64decode(content, validate=True)))
         if tag not in VOID:
             self.open.append(tag)
@@ -62,11 +68,13 @@ def report(tmp_path):
 def test_pictures_are_embedded_and_text_is_text(report):
     content = report.read_text(encoding='utf-8')
     page = Page(content)
-    assert page.images == [('alt "text" > & <', PIXEL)]
+    (alt, content_of_image), = page.images
+    assert alt == 'alt "text" > & <' and Image.open(io.BytesIO(content_of_image)).size == (1, 1)
+    assert page.links == page.ids == ['part-1', 'part-2']
     for text in ('Title & <b>more</b>', "tool 'a b' <c>", 'Text with "quotes" & <tags>.', 'what it is', 'Numbers',
                  '0.123'):
         assert text in page.text
-    assert page.tags.count('figure') == page.tags.count('figcaption') == 1 and page.tags.count('h2') == 1
+    assert page.tags.count('figure') == page.tags.count('figcaption') == 1 and page.tags.count('h2') == 2
     assert content.startswith('<!DOCTYPE html>\n<html lang="en">') and '<meta charset="utf-8">' in content
     assert "default-src 'none'; img-src data:" in content  # the browser itself refuses to fetch anything
     assert 'http://' not in content and 'https://' not in content
@@ -76,3 +84,16 @@ def test_nothing_is_left_of_a_report_whose_picture_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match='no.png'):
         write_report(tmp_path / 'report.html', 'title', [], [Section('s', 2, [Picture(tmp_path / 'no.png', 'a', 'b')])])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('hostile', [
+    '<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "' onload='alert(1)", '{{ 7 * 7 }}{% raw %}',
+    '</style><b>', 'javascript:alert(1)'])
+def test_hostile_names_are_text_wherever_they_stand(tmp_path, hostile):
+    (tmp_path / 'a.png').write_bytes(PIXEL)
+    write_report(tmp_path / 'report.html', hostile, [(hostile, hostile)], [
+        Section(hostile, 2, [hostile, Table(hostile, (hostile, ), [(hostile, )]),
+                             Picture(tmp_path / 'a.png', hostile, hostile)])])
+    page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))  # which refuses scripts and handlers
+    assert page.text.count(hostile) == 11 and page.images[0][0] == hostile and '49' not in page.text
+    assert page.tags.count('img') == 1 and 'b' not in page.tags

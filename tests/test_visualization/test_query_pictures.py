@@ -47,7 +47,13 @@ def test_maps_of_bias_and_attention(local):
     biased /= biased.sum()
     largest = max(biased.max(), unbiased.max())
     scale = (largest / 1000, largest)
-    for part, tokens, (low, high) in zip(figure.subfigs, (flat, unbiased[0], biased), ((-ALPHA, ALPHA), scale, scale)):
+    gained = biased - unbiased[0]
+    limit = np.abs(gained).max()
+    rows = [(unbiased[0], scale), (biased, scale), (gained, (-limit, limit))]
+    if local:
+        rows.insert(0, (flat, (-ALPHA, ALPHA)))
+    assert len(figure.subfigs) == len(rows)
+    for part, (tokens, (low, high)) in zip(figure.subfigs, rows):
         tokens = np.clip(tokens, low, high)
         bev, *views = part.axes[:7]
         np.testing.assert_allclose(bev.images[0].get_array(), tokens[:42].reshape(BEV), atol=1e-6)
@@ -70,13 +76,17 @@ def test_maps_of_bias_and_attention(local):
 
 def test_titles_say_where_attention_goes():
     snapshot = make_snapshot(local=True)
-    bias, without, with_bias = (part.get_suptitle() for part in query_figure(snapshot, QUERY).subfigs)
+    bias, without, with_bias, added = (part.get_suptitle() for part in query_figure(snapshot, QUERY).subfigs)
     biased, unbiased = (part[0, :42].sum() for part in snapshot.attention([QUERY]))
     assert without == f'attention without the bias, layer 2: LiDAR {unbiased:.1%}, cameras {1 - unbiased:.1%}'
     assert with_bias == f'attention with the bias, layer 2: LiDAR {biased:.1%}, cameras {1 - biased:.1%}'
     lidar, camera = ((weights[QUERY] - 0.5) * 2 * ALPHA
                      for weights in (snapshot.lidar_weights, snapshot.camera_weights))
     assert bias.replace('−', '-') == f'bias on the scores: LiDAR {lidar:+.2f}, cameras {camera:+.2f}'
+    gain = biased - unbiased
+    assert added.replace('−', '-') == f'what the bias adds: LiDAR {gain:+.1%}, cameras {-gain:+.1%}'
+    folded = query_figure(make_snapshot(), QUERY).subfigs[1].get_suptitle().replace('−', '-')
+    assert folded.endswith(f'; bias on all scores: LiDAR {lidar:+.2f}, cameras {camera:+.2f}')
 
 
 def test_a_neutral_query(tmp_path):

@@ -70,7 +70,7 @@ def test_every_query_lies_at_its_place_in_the_color_of_its_preference(clean):
     assert strength[:10].max() < strength[-10:].min()  # the strongest on top
     rings = artist(axes, 'ringed queries')
     np.testing.assert_allclose(np.asarray(rings.get_offsets()), clean.positions[[3, 5], :2])
-    assert {text.get_text() for text in axes.texts} == {'3', '5'}
+    assert {text.get_text() for text in axes.texts} == {'3', '5', 'car 0.70'}
     assert 'x, to the right (m)' == axes.get_xlabel() and 'y, forward (m)' == axes.get_ylabel()
     points, = (child for child in axes.collections if len(child.get_offsets()) == len(clean.points))
     np.testing.assert_allclose(np.asarray(points.get_offsets()), clean.points[:, :2])
@@ -181,16 +181,17 @@ def test_histograms_count_weights_and_bias(local):
     figure = histograms_figure(snapshots)
     dense = [snapshot.bias.dense()[0].numpy() for snapshot in snapshots]
     strongest = max(np.abs(values).max() for values in dense)
-    for (left, right), snapshot, bias in zip(np.reshape(figure.axes, (2, 2)), snapshots, dense):
+    for panels, snapshot, bias in zip(np.reshape(figure.axes, (2, -1)), snapshots, dense):
+        assert len(panels) == 1 + local  # in global mode both would be the same
         columns = {'LiDAR': (snapshot.lidar_weights, bias[:, :42]), 'cameras': (snapshot.camera_weights, bias[:, 42:])}
         for name, (weights, tokens) in columns.items():
             peak = tokens[np.arange(len(tokens)), np.abs(tokens).argmax(axis=1)]
-            for axes, values, bins in ((left, weights, np.linspace(0, 1, 41)),
-                                       (right, peak, np.linspace(-strongest, strongest, 41))):
+            for axes, (values, bins) in zip(panels, ((weights, np.linspace(0, 1, 41)),
+                                                     (peak, np.linspace(-strongest, strongest, 41)))):
                 outline = artist(axes, name).get_xy()
                 heights = outline[1:-1:2, 1]
                 np.testing.assert_array_equal(heights, np.histogram(values, bins)[0])
-        assert str(snapshot.case) in left.get_title(loc='left')
+        assert str(snapshot.case) in panels[0].get_title(loc='left')
 
 
 @pytest.mark.parametrize('draw', [

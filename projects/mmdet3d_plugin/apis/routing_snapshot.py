@@ -10,6 +10,7 @@ from mmcv.parallel.scatter_gather import scatter_kwargs
 from mmdet3d.core import bbox3d2result
 from mmdet3d.core.bbox import BaseInstance3DBoxes
 from mmdet3d.datasets import build_dataset
+from nuscenes import NuScenes
 
 from ..core.bbox.box_encoding import concat_branches, decode_boxes
 from ..core.failure_record import FailureRecord
@@ -39,6 +40,7 @@ class RoutingSnapshot:
         camera_names (list[str]): V names.
         ground_truth (LiDARInstance3DBoxes | None): boxes, None where there are no annotations.
         detections (dict): see `above_threshold`.
+        detection_names (list[str]): classes of the detections' labels, those of the data.
         positions (np.ndarray): (Q, 3) reference points of the queries, m.
         pixels (np.ndarray): (Q, V, 2) their projections (u, v), px; they mean nothing where not `seen`.
         seen (np.ndarray): (Q, V) bool.
@@ -63,6 +65,7 @@ class RoutingSnapshot:
     camera_names: List[str]
     ground_truth: BaseInstance3DBoxes
     detections: Dict
+    detection_names: List[str]
     positions: np.ndarray
     pixels: np.ndarray
     seen: np.ndarray
@@ -180,6 +183,28 @@ def find_sample(tokens, sample):
                      f'such as {tokens[0]}')
 
 
+def samples_of_scene(dataset, scene):
+    """Indices of the samples of a scene, in the order of time.
+
+    Args:
+        dataset (CustomNuScenesDataset): whose tables name the scenes.
+        scene (str): name of one.
+
+    Raises:
+        ValueError: the dataset has no tables, or no sample of that scene.
+    """
+    if not hasattr(dataset, 'version'):
+        raise ValueError('scenes are those of nuScenes: data.test must be a CustomNuScenesDataset, got '
+                         f'{type(dataset).__name__}')
+    nusc = NuScenes(dataset.version, dataset.data_root, verbose=False)
+    scene_of = {row['token']: nusc.get('scene', row['scene_token'])['name'] for row in nusc.sample}
+    names = [scene_of.get(token) for token in sample_tokens(dataset)]
+    if scene not in names:
+        raise ValueError(f'no sample of scene {scene!r} in the test data: its scenes are '
+                         f'{", ".join(sorted(set(filter(None, names))))}')
+    return [index for index, name in enumerate(names) if name == scene]
+
+
 def check_queries(queries, num_query):
     """Raise ValueError for query numbers that do not exist or repeat."""
     unknown = [query for query in queries if not 0 <= query < num_query]
@@ -240,8 +265,9 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
         case=FailureCase.parse(metas[0]['failure'].case), failure=metas[0]['failure'], points=points[0].cpu().numpy(),
         images=input_images(img[0], metas[0]), lidar2img=np.stack(metas[0]['lidar2img']),
         camera_names=camera_names(dataset, index), ground_truth=ground_truth(dataset, index),
-        detections=above_threshold(result, score_thr), positions=plain(positions),
-        pixels=plain(pixels.transpose(1, 2)), seen=plain(routing.projections.pts_pers_valid),
+        detections=above_threshold(result, score_thr), detection_names=list(dataset.CLASSES),
+        positions=plain(positions), pixels=plain(pixels.transpose(1, 2)),
+        seen=plain(routing.projections.pts_pers_valid),
         lidar_weights=plain(routing.lidar_weights), camera_weights=plain(routing.camera_weights),
         lidar_lost=plain(targets.lidar_lost), cameras_lost=plain(targets.cameras_lost), scores=scores, labels=labels,
         centers=centers, class_names=[name for names in head.class_names for name in names], bias=_on_cpu(routing.bias),

@@ -48,13 +48,7 @@ class NuScenesEvaluator:
             the matches.
         """
         with tempfile.TemporaryDirectory() as folder:
-            with contextlib.redirect_stdout(io.StringIO()):  # a progress bar and file names
-                files, _ = self.dataset.format_results(detections, str(Path(folder) / 'results'))
-                evaluation = DatasetEvaluation(self.nusc, self.dataset, files['pts_bbox'], folder)
-            if evaluation.restriction not in ('', *self._said):
-                self._said.add(evaluation.restriction)
-                print_log(evaluation.restriction)
-            classes = [name for name in CLASSES if name in evaluation.cfg.class_names]
+            evaluation, classes = self._evaluation(detections, folder)
             matches = match_detections(evaluation.gt_boxes, evaluation.pred_boxes, classes)
             if not any(len(result['pts_bbox']['boxes_3d']) for result in detections):
                 return {f'{_PREFIX}/{score}': 0.0 for score in ('NDS', 'mAP')}, matches  # the devkit would raise
@@ -65,3 +59,26 @@ class NuScenesEvaluator:
         for error, value in summary['tp_errors'].items():
             metrics[f'{_PREFIX}/{self.dataset.ErrNameMapping[error]}'] = value
         return metrics, matches
+
+    def boxes(self, detections):
+        """Ground truth and detections as the devkit evaluates them.
+
+        Args:
+            detections (list[dict]): see `evaluate`.
+
+        Returns:
+            tuple[EvalBoxes, EvalBoxes, list[str]]: ground truth, detections, names of the classes that are evaluated.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            evaluation, classes = self._evaluation(detections, folder)
+            return evaluation.gt_boxes, evaluation.pred_boxes, classes
+
+    def _evaluation(self, detections, folder):
+        """The DatasetEvaluation of detections, whose files lie in a folder, and the classes in our order."""
+        with contextlib.redirect_stdout(io.StringIO()):  # a progress bar and file names
+            files, _ = self.dataset.format_results(detections, str(Path(folder) / 'results'))
+            evaluation = DatasetEvaluation(self.nusc, self.dataset, files['pts_bbox'], folder)
+        if evaluation.restriction not in ('', *self._said):
+            self._said.add(evaluation.restriction)
+            print_log(evaluation.restriction)
+        return evaluation, [name for name in CLASSES if name in evaluation.cfg.class_names]

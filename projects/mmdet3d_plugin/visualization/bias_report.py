@@ -8,7 +8,7 @@ from .routing_pictures import draw_histograms, draw_routing, draw_routing_camera
 _REGIONS = ('nothing lost', 'LiDAR lost', 'cameras lost', 'both lost')
 
 
-def draw_sample(folder, name, snapshots, queries, on_case=None):
+def draw_sample(folder, name, snapshots, queries, on_case=None, model=''):
     """Draw all pictures of one sample.
 
     Args:
@@ -17,11 +17,13 @@ def draw_sample(folder, name, snapshots, queries, on_case=None):
         snapshots (Sequence[RoutingSnapshot]): the sample under all cases; 'clean' comes first.
         queries (Sequence[int]): queries that are looked at closely.
         on_case (Callable | None): called whenever the pictures of a case are done, to show progress.
+        model (str): name of the detector, in the title of every picture.
 
     Returns:
         list[Section]: the sample's part of the report.
     """
     stem = Path(folder) / name.replace(' ', '_')
+    model = f'{model}: ' if model else ''
     clean, *failed = snapshots
     tables = [_weights_table(snapshots), _queries_table(snapshots, queries)]
     sections = [Section(name, 2, [*_neutral_note(snapshots), *tables])]
@@ -31,16 +33,16 @@ def draw_sample(folder, name, snapshots, queries, on_case=None):
         title = f'{name}, {snapshot.case}'
         path = Path(f'{case_stem}_bev.png')
         shown = [clean] if snapshot is clean else [clean, snapshot]
-        draw_routing(path, shown, queries, name)
+        draw_routing(path, shown, queries, model + name)
         parts.append(Picture(path, _bev_alt(name, shown), _BEV_CAPTION + _SIDE_BY_SIDE * (len(shown) > 1)))
         path = Path(f'{case_stem}_cameras.png')
-        draw_routing_cameras(path, snapshot, queries, title)
+        draw_routing_cameras(path, snapshot, queries, model + title)
         parts.append(Picture(
             path, f'{len(snapshot.images)} camera images of {title}, with boxes and the queries that each sees; '
             f'without an image: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
         for query in queries:
             path = Path(f'{case_stem}_query_{query}.png')
-            draw_query(path, snapshot, query, f'{title}: {describe_query(snapshot, query)}')
+            draw_query(path, snapshot, query, f'{model}{title}: {describe_query(snapshot, query)}')
             parts.append(Picture(
                 path, f'Bias, and attention without and with it, of query {query} of {title}, on the BEV map and in '
                 'the images.', _QUERY_CAPTION))
@@ -48,14 +50,15 @@ def draw_sample(folder, name, snapshots, queries, on_case=None):
         if on_case is not None:
             on_case()
     path = Path(f'{stem}_histograms.png')
-    draw_histograms(path, snapshots, name)
+    draw_histograms(path, snapshots, model + name)
     sections.append(Section(f'{name}, all queries', 3, [Picture(
-        path, f'Histograms of weights and bias of the {len(clean.positions)} queries of {name}, a row per case.',
-        'Distribution of LiDAR and camera weights (left) and of the largest bias that they cause (right).')]))
+        path, f'Histograms of the weights of the {len(clean.positions)} queries of {name}, a row per case.',
+        'Distribution of LiDAR and camera weights'
+        f'{" (left) and of the largest bias that they cause (right)" * clean.bias.is_local}.')]))
     return sections
 
 
-def write_bias_report(folder, title, facts, samples, on_case=None):
+def write_bias_report(folder, title, facts, samples, on_case=None, model=''):
     """Draw the pictures of all samples and write `report.html`, which holds them, beside them.
 
     Args:
@@ -63,13 +66,13 @@ def write_bias_report(folder, title, facts, samples, on_case=None):
         title (str): of the report.
         facts (Sequence[tuple[str, str]]): what it was made of, by name.
         samples (Iterable[tuple[str, list[RoutingSnapshot], list[int]]]): see `draw_sample`.
-        on_case: see `draw_sample`.
+        on_case, model: see `draw_sample`.
 
     Returns:
         Path: the report.
     """
     sections = [section for name, snapshots, queries in samples
-                for section in draw_sample(folder, name, snapshots, queries, on_case)]
+                for section in draw_sample(folder, name, snapshots, queries, on_case, model)]
     path = Path(folder) / 'report.html'
     write_report(path, title, facts, [Section('How to read this', 2, _INTRODUCTION), *sections])
     return path
@@ -143,5 +146,6 @@ _SIDE_BY_SIDE = (
     'the failure loses at their place.')
 _CAMERAS_CAPTION = 'The images as the network got them, with projected boxes and the queries that each view sees.'
 _QUERY_CAPTION = (
-    'Above the bias; in the middle the attention that the same scores would give without it; below the attention with '
-    'it. Left on the BEV map, right on the cells of the images. The scale of attention is logarithmic.')
+    'The attention that the scores would give without the bias, the attention with it, and the difference (red: the '
+    'bias adds attention, blue: it takes some); where the bias differs from token to token, it comes first. Left on '
+    'the BEV map, right on the cells of the images. The scale of attention is logarithmic.')

@@ -10,10 +10,12 @@ from .box_edges import BOTTOM, project_edges
 _GROUND_TRUTH = dict(colors='#56B4E9', linestyles='solid')
 _DETECTIONS = dict(colors='#D55E00', linestyles=(0, (4, 1.5)))
 POINT_COLOR = '#8C8C8C'
+_LABEL = dict(fontsize=6.5, color='#8A3A00', clip_on=True, zorder=5,
+              path_effects=[withStroke(linewidth=1.8, foreground='white', alpha=0.85)])
 _CAMERA_GRID = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT')
 
 
-def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0, counts=True):
+def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0, counts=True, labels=()):
     """Draw LiDAR points, boxes with a line to their front and the ego vehicle from above; set range, labels and grid.
 
     Args:
@@ -23,6 +25,7 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
         detections (LiDARInstance3DBoxes): likewise.
         limit (float): half the side of the square that is shown, in meters; boxes beyond it make it larger.
         counts (bool): say in the legend how many boxes there are.
+        labels (Sequence[str]): written beside the detections, one each, see `detection_labels`; none without.
 
     Returns:
         list: handles for a legend.
@@ -41,29 +44,52 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
         closed = np.concatenate([corners, corners[:, :1]], axis=1)  # (N, 5, 2)
         axes.add_collection(LineCollection([*closed, *np.stack([center, front], axis=1)], linewidths=1.4, **style))
         handles.append(_legend_entry(name, boxes, style, counts))
+        for label, place in zip(labels if style is _DETECTIONS else (), corners.max(axis=1)):
+            axes.annotate(label, place, xytext=(1, 1), textcoords='offset points', **_LABEL)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
     axes.set(xlabel='x, to the right (m)', ylabel='y, forward (m)')
     axes.grid(linewidth=0.3)
     return handles
 
 
-def draw_frame_view(axes, image, lidar2img, ground_truth=None, detections=None):
+def draw_frame_view(axes, image, lidar2img, ground_truth=None, detections=None, labels=()):
     """Draw one camera image with projected boxes.
 
     Args:
         axes (matplotlib.axes.Axes): to draw into.
         image (np.ndarray): (H, W, 3) RGB or (H, W) gray, uint8.
         lidar2img (np.ndarray): (4, 4) matrix from LiDAR to the pixels of this image.
-        ground_truth, detections: see `draw_frame_bev`.
+        ground_truth, detections, labels: see `draw_frame_bev`.
     """
     axes.imshow(image, cmap='gray', vmin=0, vmax=255)
+    height, width = image.shape[:2]
     for _, boxes, style in _layers(ground_truth, detections):
         segments = project_edges(boxes.corners.cpu().numpy(), lidar2img)
         outline = withStroke(linewidth=2.0, foreground='black', alpha=0.5)  # for pale surfaces
         axes.add_collection(LineCollection(segments, linewidths=1.1, path_effects=[outline], **style))
-    height, width = image.shape[:2]
+        for label, box in zip(labels if style is _DETECTIONS else (), boxes.corners.cpu().numpy()):
+            edges = project_edges(box[None], lidar2img)
+            (left, top), (right, bottom) = (getattr(edges, end)((0, 1)) if len(edges) else (-1, -1) for end in
+                                            ('min', 'max'))
+            if right > 0 and bottom > 0 and left < width and top < height:
+                place = max(left, 0), max(top, 0.06 * height)
+                axes.annotate(label, place, xytext=(0, 1), textcoords='offset points', **_LABEL)
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
+
+
+def detection_labels(detections, class_names):
+    """Class and score of every detection, for `draw_frame_bev` and `draw_frame_view`.
+
+    Args:
+        detections (dict): with `labels_3d` and `scores_3d`, (n,) each.
+        class_names (Sequence[str]): of the labels.
+
+    Returns:
+        list[str]: such as 'car 0.83'.
+    """
+    return [f'{class_names[label]} {score:.2f}' for label, score in
+            zip(detections['labels_3d'].tolist(), detections['scores_3d'].tolist())]
 
 
 def box_handles(ground_truth=None, detections=None):

@@ -27,7 +27,7 @@ def draw_ablation(path, differences, seen):
         axes.errorbar(np.arange(len(cases)) + shift, mean, yerr=[mean - low, high - mean], fmt=marker, color=color,
                       capsize=3, label=arm)
     axes.axhline(0, color='0.4', linewidth=1)
-    axes.set(ylabel='difference in mAP to\nCMT + failure training', xticks=np.arange(len(cases)),
+    axes.set(ylabel='difference in mAP to\nCMT + failure training (higher is better ↑)', xticks=np.arange(len(cases)),
              xticklabels=[case + ('' if case in seen else '\n(zero-shot)') for case in cases])
     axes.grid(axis='y', alpha=0.3)
     legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
@@ -71,10 +71,39 @@ def draw_headroom(path, gains):
         axes.hlines(place, low, high, color=color, linewidth=1.2)
         axes.plot(mean, place, marker=marker, color=color, markersize=4, linestyle='none', label=way)
     axes.axvline(0, color='0.4', linewidth=1)
-    axes.set(xlabel='difference in mAP to the same detector without routing', yticks=np.arange(len(gains)),
-             yticklabels=list(gains), ylim=(len(gains) - 0.4, -0.6))
+    axes.set(xlabel='difference in mAP to the same detector without routing (right is better →)',
+             yticks=np.arange(len(gains)), yticklabels=list(gains), ylim=(len(gains) - 0.4, -0.6))
     axes.grid(axis='x', alpha=0.3)
     legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
+    save_figure(figure, path)
+
+
+def draw_precision_recall(path, curves):
+    """Draw precision against recall, a panel per class (`tools/evaluate.py --curves`).
+
+    nuScenes' AP is the area above a precision of 0.1, right of a recall of 0.1, as a share of what there can be: both
+    limits are dotted.
+
+    Args:
+        path (str | Path): picture to write; its suffix is the format.
+        curves (dict[str, tuple[ndarray, ndarray]]): class -> recall and precision, (d,) each in [0, 1].
+    """
+    columns = min(5, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = new_figure((2.6 * columns, 2.5 * rows + 0.4))
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(curves):]:
+        axes.remove()
+    for axes, (name, (recall, precision)) in zip(grid.flat, curves.items()):
+        axes.plot(recall, precision, color=LINE_STYLES[0][0], linewidth=1.4)
+        for draw in (axes.axhline, axes.axvline):
+            draw(0.1, color='0.5', linewidth=0.8, linestyle='dotted')
+        axes.set(title=f'{name} (recall {recall.max(initial=0):.2f})', xlim=(0, 1), ylim=(0, 1.02))
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.3)
+    figure.supxlabel('recall', fontsize=10)
+    figure.supylabel('precision', fontsize=10)
+    figure.suptitle('Detections matched within 2 m', fontsize=11)
     save_figure(figure, path)
 
 
@@ -123,6 +152,8 @@ def draw_training_curves(path, panels):
                 handles[run], = axes.plot(*zip(*points), color=color, marker=marker, markersize=4, linewidth=1.2,
                                            markevery=max(1, len(points) // _MARKERS))
         axes.set(xlabel='iteration', ylabel=label)
+        if all(value >= 0 for points in lines.values() for _, value in points):
+            axes.set_ylim(bottom=0)  # a difference looks as large as it is
         axes.grid(alpha=0.3)
     legend_above(figure, list(handles.values()), handles)
     save_figure(figure, path)

@@ -8,13 +8,16 @@ from .figures import new_figure, save_figure
 from .frame_axes import POINT_COLOR, camera_grid
 from .preference_colors import PREFERENCE_MAP, signed_norm
 
-_ATTENTION_MAP = colormaps['inferno']
+_ATTENTION_MAP, _GAIN_MAP = colormaps['inferno'], colormaps['RdBu_r']
 _BEV_WIDTH, _CAMERAS_WIDTH = 4.6, 13.0  # inches
 _DECADES = 3  # attention below 10 ** -3 of the largest one gets one color
 
 
 def draw_query(path, snapshot, query, title=None):
-    """Draw a query's bias and its attention in three rows, each a BEV map beside the images.
+    """Draw a query's attention without the bias, with it, and what the bias adds, each a BEV map beside the images.
+
+    In local mode a row of the bias comes first; in global mode it is the same on all tokens of a sensor, and the title
+    of the second row says it.
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
@@ -32,21 +35,29 @@ def query_figure(snapshot, query, title=None):
     height, width = snapshot.images[0].shape[:2]
     tile = _CAMERAS_WIDTH / columns
     row_height = max(_BEV_WIDTH, rows * (tile * height / width + 0.3)) + 0.9
-    figure = new_figure((_BEV_WIDTH + _CAMERAS_WIDTH + 2, 3 * row_height + 0.4), dpi=90)
     largest = max(biased.max(), unbiased.max())
     attention_norm = LogNorm(largest * 10**-_DECADES, largest)
     peak = snapshot.peak_bias()
     bias_norm = signed_norm(np.abs(peak).max())
     without, with_bias = (f'LiDAR {share:.1%}, cameras {1 - share:.1%}' for share in (
         part[:snapshot.layout.num_bev].sum() for part in (unbiased, biased)))
-    shown = (
-        (f'bias on the scores: LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}', bias,
-         PREFERENCE_MAP, bias_norm, 'bias\n(< 0 kept from a token, > 0 drawn to it)'),
+    bias_words = f'LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}'
+    gained = biased - unbiased
+    shown = [
         (f'attention without the bias, layer {snapshot.layer}: {without}', unbiased, _ATTENTION_MAP, attention_norm,
          'share of the attention\n(mean over heads)'),
         (f'attention with the bias, layer {snapshot.layer}: {with_bias}', biased, _ATTENTION_MAP, attention_norm,
-         'share of the attention\n(mean over heads)'))
-    for part, (name, tokens, cmap, norm, label) in zip(figure.subfigures(3, 1), shown):
+         'share of the attention\n(mean over heads)'),
+        (f'what the bias adds: LiDAR {_signed_share(gained[:snapshot.layout.num_bev].sum())}, cameras '
+         f'{_signed_share(gained[snapshot.layout.num_bev:].sum())}', gained, _GAIN_MAP,
+         signed_norm(np.abs(gained).max()), 'attention with − without the bias')]
+    if snapshot.bias.is_local:
+        shown.insert(0, (f'bias on the scores: {bias_words}', bias, PREFERENCE_MAP, bias_norm,
+                         'bias\n(< 0 kept from a token, > 0 drawn to it)'))
+    else:
+        shown[1] = f'{shown[1][0]}; bias on all scores: {bias_words}', *shown[1][1:]
+    figure = new_figure((_BEV_WIDTH + _CAMERAS_WIDTH + 2, len(shown) * row_height + 0.4), dpi=90)
+    for part, (name, tokens, cmap, norm, label) in zip(figure.subfigures(len(shown), 1), shown):
         grid = part.add_gridspec(rows, columns + 1, width_ratios=[_BEV_WIDTH, *[tile] * columns])
         bev, views = snapshot.on_maps(tokens)
         axes = [part.add_subplot(grid[:, 0])]
@@ -94,7 +105,8 @@ def draw_token_view(axes, snapshot, query, view, values, cmap, norm):
     height, width = image.shape[:2]
     axes.imshow(image.mean(axis=-1), extent=(0, width, height, 0), cmap='gray', vmin=0, vmax=255)
     values = np.clip(values, norm.vmin, norm.vmax)
-    opacity = 0.6 * (values != 0) if norm.vmin < 0 else 0.9 * np.sqrt(np.clip(norm(values), 0, 1))
+    strength = np.abs(values) / norm.vmax if norm.vmin < 0 else np.clip(norm(values), 0, 1)
+    opacity = 0.9 * np.sqrt(strength)
     axes.imshow(values, extent=(0, width, height, 0), cmap=cmap, norm=norm, alpha=opacity, interpolation='nearest')
     if snapshot.seen[query, view]:
         _star(axes, snapshot.pixels[query, view])
@@ -106,6 +118,10 @@ def draw_token_view(axes, snapshot, query, view, values, cmap, norm):
 def _star(axes, place):
     axes.plot(*place, marker='*', markersize=13, color='#D55E00', markeredgecolor='white', markeredgewidth=0.9,
               linestyle='none', label='query')
+
+
+def _signed_share(value):
+    return f'{value:+.1%}'.replace('-', '−')
 
 
 def _signed(value):

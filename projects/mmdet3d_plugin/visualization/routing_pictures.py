@@ -9,7 +9,7 @@ from matplotlib.patheffects import withStroke
 
 from ..models.utils.geometry import project_to_views, view_cells
 from .figures import legend_below, new_figure, save_figure
-from .frame_axes import box_handles, camera_grid, draw_frame_bev, draw_frame_view
+from .frame_axes import box_handles, camera_grid, detection_labels, draw_frame_bev, draw_frame_view
 from .preference_colors import CAMERA_COLOR, LIDAR_COLOR, PREFERENCE_MAP, preference_bar, signed_norm
 
 _LOST = {'LiDAR lost': dict(hatch='//', edgecolor='#9A9A9A'), 'cameras lost': dict(hatch='..', edgecolor='#B8B8B8')}
@@ -61,7 +61,7 @@ def draw_routing_bev(axes, snapshot, queries=()):
     """
     limit = np.abs(np.take(snapshot.pc_range, [0, 1, 3, 4])).max()
     handles = draw_frame_bev(axes, snapshot.points, snapshot.ground_truth, snapshot.detections['boxes_3d'], limit,
-                             counts=False)
+                             counts=False, labels=detection_labels(snapshot.detections, snapshot.detection_names))
     places = np.linspace(*axes.get_xlim(), _GRID)
     for name, lost in lost_places(snapshot, places).items():
         if lost.any():
@@ -92,11 +92,7 @@ def routing_cameras_figure(snapshot, queries=(), title=None):
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     truth, detections = snapshot.ground_truth, snapshot.detections['boxes_3d']
     for place, view in zip(axes, order):
-        draw_frame_view(place, snapshot.images[view], snapshot.lidar2img[view], truth, detections)
-        seen = np.flatnonzero(snapshot.seen[:, view])
-        draw_queries(place, snapshot.pixels[seen, view], snapshot.preference[seen], seen, queries)
-        name = snapshot.camera_names[view]
-        place.set_title(f'{name}{": image lost" * (name in snapshot.lost_cameras)}, {len(seen)} queries', fontsize=10)
+        draw_routing_view(place, snapshot, view, queries)
     for place in axes[len(order):]:
         place.set_axis_off()
     preference_bar(figure, list(axes), location='right', shrink=0.9, aspect=30)
@@ -105,8 +101,26 @@ def routing_cameras_figure(snapshot, queries=(), title=None):
     return figure
 
 
+def draw_routing_view(axes, snapshot, view, queries=()):
+    """Draw an image with projected boxes and the queries that it sees, in the colors of their preferences.
+
+    Args:
+        axes (matplotlib.axes.Axes): to draw into.
+        snapshot (RoutingSnapshot): of a sample and case.
+        view (int): which image.
+        queries (Sequence[int]): queries that are ringed and numbered.
+    """
+    draw_frame_view(axes, snapshot.images[view], snapshot.lidar2img[view], snapshot.ground_truth,
+                    snapshot.detections['boxes_3d'], detection_labels(snapshot.detections, snapshot.detection_names))
+    seen = np.flatnonzero(snapshot.seen[:, view])
+    draw_queries(axes, snapshot.pixels[seen, view], snapshot.preference[seen], seen, queries)
+    name = snapshot.camera_names[view]
+    axes.set_title(f'{name}{": image lost" * (name in snapshot.lost_cameras)}, {len(seen)} queries', fontsize=10)
+
+
 def draw_histograms(path, snapshots, title=None):
-    """Draw how the weights and the bias of the queries are distributed, a row per case.
+    """Draw how the weights of the queries are distributed, a row per case; in local mode their bias, too. In global
+    mode that is the same histogram on another scale.
 
     Args:
         path, title: see `draw_routing`.
@@ -117,16 +131,17 @@ def draw_histograms(path, snapshots, title=None):
 
 def histograms_figure(snapshots, title=None):
     """The figure of `draw_histograms`."""
-    figure = new_figure((11, 2.6 * len(snapshots) + 1.0))
-    panels = figure.subplots(len(snapshots), 2, squeeze=False)
+    columns = 1 + any(snapshot.bias.is_local for snapshot in snapshots)
+    figure = new_figure((5.5 * columns + 2 * (columns == 1), 2.6 * len(snapshots) + 1.0))
+    panels = figure.subplots(len(snapshots), columns, squeeze=False)
     biases = [snapshot.peak_bias() for snapshot in snapshots]
     strongest = np.abs(biases).max() or 1
-    for row, (left, right), bias, snapshot in zip(range(len(snapshots)), panels, biases, snapshots):
+    for row, places, bias, snapshot in zip(range(len(snapshots)), panels, biases, snapshots):
         last = row == len(snapshots) - 1
         weights = np.stack([snapshot.lidar_weights, snapshot.camera_weights], axis=1)  # (Q, 2)
-        for axes, values, bins, neutral, name in (
-                (left, weights, np.linspace(0, 1, 41), 0.5, 'weight, 0 to 1'),
-                (right, bias, np.linspace(-strongest, strongest, 41), 0, 'bias on the scores where it is largest')):
+        for axes, (values, bins, neutral, name) in zip(places, (
+                (weights, np.linspace(0, 1, 41), 0.5, 'weight, 0 to 1'),
+                (bias, np.linspace(-strongest, strongest, 41), 0, 'bias on the scores where it is largest'))):
             for sensor, column, color, style in (
                     ('LiDAR', 0, LIDAR_COLOR, 'solid'), ('cameras', 1, CAMERA_COLOR, 'dashed')):
                 axes.hist(values[:, column], bins, histtype='step', color=color, linestyle=style, linewidth=1.6,
@@ -137,8 +152,8 @@ def histograms_figure(snapshots, title=None):
             axes.grid(alpha=0.3)
             if last:
                 axes.set_xlabel(name)
-        lines = textwrap.wrap(str(snapshot.case), 130, break_on_hyphens=False)
-        left.set_title('\n'.join(lines), loc='left', fontsize=10)
+        lines = textwrap.wrap(str(snapshot.case), 65 * columns, break_on_hyphens=False)
+        places[0].set_title('\n'.join(lines), loc='left', fontsize=10)
     figure.suptitle(title)
     legend_below(figure, panels[0][0].get_legend_handles_labels()[0])
     return figure

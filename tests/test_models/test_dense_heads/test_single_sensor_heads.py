@@ -1,4 +1,4 @@
-"""CMT's heads of a single sensor, against outputs of the published ones for the weights and inputs of the fusion head."""
+"""CMT's heads of a single sensor, against outputs of the published ones for weights and inputs of the fusion head."""
 import json
 
 import numpy as np

@@ -1,8 +1,8 @@
 import cv2
 import mmcv
 import numpy as np
-from mmdet.datasets.builder import PIPELINES
 from mmdet3d.core.bbox import box_np_ops
+from mmdet3d.datasets.builder import PIPELINES
 from mmdet3d.datasets.pipelines import ObjectSample
 
 from ..camera_geometry import project
@@ -11,7 +11,9 @@ from ..sensor_failures.lidar import UNKNOWN_RING
 _NOT_COVERED = -1
 
 
-@PIPELINES.register_module()
+# Also in the place of mmdet3d's, which published LiDAR configs name: that one unpickles whatever a database holds, and
+# reads objects as scans, with a ring.
+@PIPELINES.register_module(name=['UnifiedObjectSample', 'ObjectSample'], force=True)
 class UnifiedObjectSample(ObjectSample):
     """Paste ground-truth objects of a database into the point cloud and into the images (UVTR, NeurIPS 2022).
 
