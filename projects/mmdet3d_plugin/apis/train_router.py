@@ -21,6 +21,7 @@ from ..models.utils.token_layout import MODALITIES
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
 from ..utils.plain_values import plain_values
+from ..utils.postponed_log import PostponedLog
 from ..utils.record_file import write_record
 from ..utils.run_lock import run_lock
 from ..utils.tables import markdown_table
@@ -145,14 +146,16 @@ def _learn(model, store, held_out, settings, cfg, work_dir):
     loader = torch.utils.data.DataLoader(rows, settings.batch, shuffle=True, drop_last=len(rows) >= settings.batch,
                                          generator=torch.Generator().manual_seed(cfg.seed))
     timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
-    logger = get_root_logger(str(work_dir / f'{timestamp}.log'), cfg.get('log_level', 'INFO'))
-    runner = build_runner(dict(type='IterBasedRunner', max_iters=settings.iters), dict(
-        model=learner, work_dir=str(work_dir), logger=logger,
-        optimizer=build_optimizer(learner, dict(type='AdamW', lr=settings.lr, weight_decay=settings.weight_decay))))
-    runner.timestamp = timestamp
-    runner.register_training_hooks(
-        dict(policy='OneCycle', max_lr=settings.lr), dict(grad_clip=dict(max_norm=5.0)), log_config=cfg.log_config)
-    runner.run([loader], [('train', 1)])
+    logger = get_root_logger(log_level=cfg.get('log_level', 'INFO'))
+    with PostponedLog(logger, work_dir / f'{timestamp}.log') as log:
+        log.create_file()
+        runner = build_runner(dict(type='IterBasedRunner', max_iters=settings.iters), dict(
+            model=learner, work_dir=str(work_dir), logger=logger, optimizer=build_optimizer(
+                learner, dict(type='AdamW', lr=settings.lr, weight_decay=settings.weight_decay))))
+        runner.timestamp = timestamp
+        runner.register_training_hooks(dict(policy='OneCycle', max_lr=settings.lr),
+                                       dict(grad_clip=dict(max_norm=5.0)), log_config=cfg.log_config)
+        runner.run([loader], [('train', 1)])
 
 
 def _learn_familiar(router, store, held_out, batch):

@@ -232,9 +232,10 @@ class CmtHead(BaseModule):
             precision, say), 0 stands for what is not finite in the branches, and :meth:`loss` gives NaN.
         """
         scene = self._embed(pts_feats, img_feats, img_metas, blank_feats)
-        _, _, bias, routing = self._apply_aqr_modulation(scene.x, scene.x_img, scene.reference_points, img_metas,
-                                                         scene.query_embed, scene.denoising, partial(self._look, scene))
-        decoded, _ = scene.decode(scene.x, scene.x_img, stand_ins=scene.stand_ins,
+        x, x_img, bias, routing = self._apply_aqr_modulation(
+            scene.x, scene.x_img, scene.reference_points, img_metas, scene.query_embed, scene.denoising,
+            partial(self._look, scene))
+        decoded, _ = scene.decode(x, x_img, stand_ins=scene.stand_ins,
                                   aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias))
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         return tuple([self._predict_task(head, decoded, scene.reference_points, scene.denoising, routing)]
