@@ -85,8 +85,9 @@ def test_peaks_come_from_processes_of_their_own(make_comparison):
 
 
 def test_the_peak_is_that_of_the_run_alone(repo_root):
-    """Neither what was there before counts, nor an earlier peak; memory that is free again at the end does. In a process
-    of its own: that of the tests has free memory, which it may give back meanwhile.
+    """Neither what was there before counts, nor an earlier peak; memory that is free again at the end does.
+
+    In a process of its own: that of the tests has free memory, which it may give back meanwhile.
     """
     script = ('import torch\nfrom benchmarks import harness\nkept = torch.ones(100, 2**18)\n'
               'for mib in (256, 64): print(harness.own_peak(lambda: torch.ones(mib, 2**18)))')
