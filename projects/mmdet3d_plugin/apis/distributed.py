@@ -34,6 +34,11 @@ def default_device():
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
+def on_default_device(batch):
+    """A collated batch without its DataContainers, on `default_device`."""
+    return scatter_kwargs((), batch, [0] if default_device() == 'cuda' else _CPU_DEVICE_IDS)[1][0]
+
+
 def init_distributed(launcher, backend='nccl', **kwargs):
     """Join the process group that `launcher` describes in the environment; without CUDA always over gloo.
 

@@ -8,8 +8,9 @@ from mmcv.parallel import collate
 from mmcv.parallel.scatter_gather import scatter_kwargs
 from torch.utils.flop_counter import FlopCounterMode
 
+from .checkpoint import ROUTER_PREFIX
+
 _BRANCHES = {'image branch': ('img_', ), 'LiDAR branch': ('pts_voxel_', 'pts_middle_', 'pts_backbone', 'pts_neck')}
-_ROUTER = 'pts_bbox_head.aqr_'
 
 
 def model_cost(model, sample, device, runs=5):
@@ -118,7 +119,7 @@ def _parameters(model, part):
     def belongs(name):
         if part in _BRANCHES:
             return name.startswith(_BRANCHES[part])
-        return name.startswith('pts_bbox_head.') and name.startswith(_ROUTER) == (part == 'routing')
+        return name.startswith('pts_bbox_head.') and name.startswith(ROUTER_PREFIX) == (part == 'routing')
     return sum(parameter.numel() for name, parameter in model.named_parameters() if belongs(name))
 
 

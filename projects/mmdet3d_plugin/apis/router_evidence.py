@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmcv.parallel import collate
-from mmcv.parallel.scatter_gather import scatter_kwargs
 
 from ..hooks.transform_epoch_hook import set_epoch
 from ..models.utils.aqr.looks import Looks
 from ..models.utils.aqr.supervision import RoutingTargets, routing_targets
 from ..utils.record_file import read_record, write_record
-from .distributed import default_device
+from .distributed import default_device, on_default_device
 
 _LOOKS = ('lidar_states', 'camera_states', 'lidar_logits', 'camera_logits')
 
@@ -150,7 +149,7 @@ class _SeededRows(torch.utils.data.Dataset):
 @torch.no_grad()
 def _rows(model, batch):
     """Pairs (case, arrays) of the samples of a batch."""
-    _, (batch, ) = scatter_kwargs((), batch, [0] if default_device() == 'cuda' else [-1])
+    batch = on_default_device(batch)
     points, img, metas = (batch[name] for name in ('points', 'img', 'img_metas'))
     head = model.pts_bbox_head
     img_feats, pts_feats = model.extract_feat(points, img, metas)

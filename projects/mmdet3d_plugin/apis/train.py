@@ -112,8 +112,9 @@ def _new_run(cfg, name, model, evaluation, distributed, trust_checkpoint, logger
         logger.info(f'evaluations will be on {left_out}')
     if cfg.get('auto_resume') and not cfg.resume_from:
         logger.info(f'auto_resume: no checkpoint in {checkpoint_folder(cfg)}, training starts anew')
-    if rare_checkpoints(cfg):
-        logger.warning(rare_checkpoints(cfg))
+    rare = rare_checkpoints(cfg)
+    if rare:
+        logger.warning(rare)
     model.init_weights()
     environment = '\n'.join(f'{key}: {value}' for key, value in collect_env().items())
     run = _build_runner(cfg, model, distributed, trust_checkpoint, logger, timestamp, meta=dict(

@@ -2,10 +2,9 @@
 from collections import defaultdict
 
 import torch
-from mmcv.parallel.scatter_gather import scatter_kwargs
 from mmdet3d.core import bbox3d2result
 
-from ..apis.distributed import default_device
+from ..apis.distributed import default_device, on_default_device
 from ..models.dense_heads.cmt_head import CmtHead
 from ..models.utils.aqr.supervision import routing_targets
 from ..models.utils.transformer.attention_recorder import AttentionRecorder
@@ -63,7 +62,7 @@ class TestedModel:
             ValueError: the detector returns no boxes.
             RuntimeError: a detector other than CMT does not bear what a failure left, such as no points.
         """
-        _, (batch, ) = scatter_kwargs((), batch, [0] if default_device() == 'cuda' else [-1])
+        batch = on_default_device(batch)
         metas = batch['img_metas'][0]
         if self.head is None:
             results = [_as_pts_bbox(result) for result in self._results(batch, metas)]

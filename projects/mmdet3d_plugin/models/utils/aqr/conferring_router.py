@@ -120,7 +120,10 @@ class ConferringRouter(BaseModule):
     @torch.no_grad()
     def distance(self, looks, has_say):
         """Mahalanobis distance (B,) of samples' mean states to those of training; 0 before any were learned."""
-        away = mean_states(looks, has_say) - self.familiar_mean
+        return self._distance(mean_states(looks, has_say))
+
+    def _distance(self, states):
+        away = states - self.familiar_mean
         return ((away @ self.familiar_precision) * away).sum(dim=-1).clamp(min=0).sqrt()
 
     @torch.no_grad()
@@ -144,9 +147,7 @@ class ConferringRouter(BaseModule):
         covariance += _LEAST_VARIANCE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
         self.familiar_mean.copy_(states.mean(dim=0))
         self.familiar_precision.copy_(torch.linalg.inv(covariance))
-        away = held_out.to(self.familiar_mean) - self.familiar_mean
-        distances = ((away @ self.familiar_precision) * away).sum(dim=-1).clamp(min=0).sqrt()
-        self.familiar_limit.copy_(torch.quantile(distances, share))
+        self.familiar_limit.copy_(torch.quantile(self._distance(held_out.to(self.familiar_mean)), share))
 
     def _evidence(self, looks):
         lidar, camera = looks.lidar_states, looks.camera_states
