@@ -1,4 +1,5 @@
 """Measuring side by side: turns, medians and their ratios, peak memory. What is measured, subjects/ knows."""
+import ctypes
 import json
 import shlex
 import subprocess
@@ -103,6 +104,8 @@ def own_peak(run):
     """MiB that ``run()`` adds at its peak to the memory of this process (Linux)."""
     # A small attention comes first, so that thread pools and workspaces do not count.
     F.scaled_dot_product_attention(*torch.randn(3, 1, 8, 64, 32))
+    # Memory that the set-up has left to the allocator would hide what the run needs.
+    ctypes.CDLL('libc.so.6').malloc_trim(0)
     # ru_maxrss would do, were it not inherited from the parent process; the kernel's own high-water mark can be reset.
     with open('/proc/self/clear_refs', 'w') as clear_refs:
         clear_refs.write('5')

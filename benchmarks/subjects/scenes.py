@@ -12,6 +12,10 @@ from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
 HEADS, DIMS = 8, 32  # of the published cross-attention
 AQR = {'no AQR': dict(enable_aqr=False), 'AQR global': dict(enable_aqr=True),
        'AQR local': dict(enable_aqr=True, aqr_use_local_bias=True, aqr_local_window_size=dict(lidar=15, camera=15))}
+_CONFERRING = dict(enable_aqr=True, aqr_router=dict(type='ConferringRouter'), aqr_stand_ins=True,
+                   aqr_weight_map='log_gate', aqr_bias_strength=1.5)
+# A router that judges by looks, and how many of the queries it lets lean on LiDAR's stand-ins.
+LOOKS = {'looks, none suspected': 0.0, 'looks, half lean on stand-ins': 0.5}
 _CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
@@ -101,6 +105,38 @@ def published_head(settings, **options):
     return head.eval()
 
 
+def conferring_head(settings):
+    """Head of the published config with a router that judges by looks; :func:`let_lean` says what it finds."""
+    return published_head(settings, **_CONFERRING)
+
+
+def blank_features(features):
+    """Features of blank sensors as ``CmtDetector.blank_features`` gives them: the same in all samples and views.
+
+    Args:
+        features (Sequence[Tensor]): of the BEV map (B, C, H, W) and of the cameras (B * V, C, h, w).
+    """
+    return tuple([each[:1].detach().clone().expand_as(each)] for each in features)
+
+
+@torch.no_grad()
+def let_lean(head, share, x, x_img, img_metas):
+    """Change the router's last layer so that a share of the queries distrusts LiDAR, and none the cameras.
+
+    Args:
+        head (CmtHead): of :func:`conferring_head`.
+        share (float): of the queries, in [0, 1].
+        x, x_img, img_metas: a batch, on whose queries this is so.
+    """
+    last = head.aqr_router.verdict[-1]
+    torch.nn.init.normal_(last.weight, std=0.1)
+    evidence = head.router_evidence([x], [x_img], img_metas, blank_features((x, x_img)))
+    looks, seen = evidence.looks, evidence.projections.pts_pers_valid
+    logits = head.aqr_router.judge(looks, seen, torch.ones_like(seen[..., 0]))[..., 0]
+    last.weight[1] = 0
+    last.bias.copy_(torch.tensor([1e-3 - logits.quantile(share).item() if share else 1 - logits.min().item(), 1.0]))
+
+
 def published_detector(scale, **options):
     """Detector of the published config in training mode; ``options`` change arguments of its head."""
     model = published_model(scale)
@@ -112,5 +148,5 @@ def published_detector(scale, **options):
 
 def _let_router_decide(head):
     """Weights off 0.5, as after training: nothing may be skipped because it is neutral."""
-    if head.enable_aqr:
+    if head.enable_aqr and hasattr(head.aqr_router, 'mlp'):
         torch.nn.init.normal_(head.aqr_router.mlp[-1].weight, std=0.1)

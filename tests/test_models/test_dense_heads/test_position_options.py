@@ -24,7 +24,7 @@ def near_mass(head, batch):
         query, key = (torch.nn.functional.linear(*args).unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
                       for args in zip(taken[0], layer.attn.in_proj_weight.chunk(3), layer.attn.in_proj_bias.chunk(3)))
         if layer.attn.log_temperature is not None:
-            query, key = layer.attn.normalize_query_key(query, key)
+            query, key = layer.attn.normalize_query(query), layer.attn.normalize_key(key)
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         attention = scores[..., :16 * 16].softmax(-1)  # (B, heads, Q, H * W)
         places = head.reference_points.weight[:, None, :2] - bev_cell_centers((16, 16), scores)

@@ -41,3 +41,14 @@ def test_class_bias_is_reached_by_init_weights_of_the_head(make_head):
 def test_init_cfg_is_refused():
     with pytest.raises(ValueError, match='init_cfg'):
         SeparateTaskHead(8, dict(center=(2, 2)), init_cfg=dict(type='Normal'))
+
+
+def test_one_quantity_of_one_layer():
+    torch.manual_seed(0)
+    head = SeparateTaskHead(8, dict(center=(2, 3), cls_logits=(3, 2)), groups=3, head_conv=4, final_kernel=3).double()
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(3, 2, 6, 8, dtype=torch.float64)
+    for name, expected in head(x).items():
+        for layer in range(3):
+            torch.testing.assert_close(head.of_layer(name, x[layer], layer), expected[layer])

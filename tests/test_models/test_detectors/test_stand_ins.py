@@ -152,6 +152,50 @@ def test_looks_are_the_first_layer_with_one_sensor_blank(make_detector, make_dat
     assert (looks.lidar_states - looks.camera_states).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize('options', [dict(), dict(aqr_per_view=True), dict(aqr_strength_per_head=True)], ids=str)
+def test_looks_and_decoder_share_the_first_layer(make_detector, make_data, options):
+    """Without gradients the first layer reads each token and stand-in once; with gradients nothing is shared, and the
+    result is the same.
+    """
+    detector = louder(make_detector(enable_aqr=True, aqr_stand_ins=True, **CONFERRING, **options).eval())
+    head, data, keys = detector.pts_bbox_head, make_data(), []
+    torch.nn.init.normal_(head.aqr_router.verdict[-1].weight)
+    pts_feats, img_feats, blank = features_of(detector, data)
+    unshared = head(pts_feats, img_feats, data['img_metas'], blank)[0][0]
+    assert unshared['center'].requires_grad and (unshared['routing'].bias.values < 0).any()
+    first = head.transformer.decoder.layers[0].attentions[1].attn
+    project, tokens = first._key_value_heads, unshared['routing'].bias.num_tokens
+    first._key_value_heads = lambda key, value: keys.append(key.shape[1]) or project(key, value)
+    with torch.no_grad():
+        shared = head(pts_feats, img_feats, data['img_metas'], blank)[0][0]
+    assert sum(keys) == 2 * tokens
+    for name, value in unshared.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-4)
+
+
+def features_of(detector, data):
+    with torch.no_grad():
+        img_feats, pts_feats = detector.extract_feat(data['points'], data['img'], data['img_metas'])
+        return pts_feats, img_feats, detector.blank_features(data['points'], data['img'], data['img_metas'])
+
+
+def test_tokens_of_blank_sensors_are_made_once(make_detector, make_data):
+    detector = make_detector(enable_aqr=True, aqr_stand_ins=True).eval()
+    head, data, batches = detector.pts_bbox_head, make_data(), []
+    head.shared_conv.register_forward_hook(lambda module, args, out: batches.append(len(out)))
+    distrust(detector, LIDAR, amount=1.0)
+    first, again = (outputs(detector, data) for _ in range(2))
+    assert batches == [2, 1, 2]  # the blank BEV map once, not for each sample
+    with torch.no_grad():
+        head.shared_conv.bn.weight.mul_(2.0)
+    changed = outputs(detector, data)
+    assert batches == [2, 1, 2, 2, 1] and torch.equal(first['center'], again['center'])
+    fresh = make_detector(enable_aqr=True, aqr_stand_ins=True).eval()
+    fresh.load_state_dict(detector.state_dict())
+    assert torch.equal(outputs(fresh, data)['center'], changed['center'])
+
+
 def test_the_conferring_router_learns_alone(make_detector, make_data):
     """One step of the frozen detector: gradients in the router only, denoising queries without a say."""
     detector = make_detector(enable_aqr=True, aqr_stand_ins=True, aqr_loss_weight=1.0, **CONFERRING,

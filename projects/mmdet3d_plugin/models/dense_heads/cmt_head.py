@@ -1,8 +1,9 @@
 import inspect
 import math
+from collections import defaultdict
 from contextlib import nullcontext
 from functools import partial
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, DefaultDict, NamedTuple, Optional, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
@@ -20,9 +21,12 @@ from ...core.bbox.class_selection import select_classes
 from ...core.finite import require_finite
 from ..utils.aqr import AQR, AQROptions, Looks, RouterEvidence, build_aqr_parts
 from ..utils.aqr.query_projection import project_queries
+from ..utils.attention import AttentionBias
+from ..utils.attention.shared_parts import SharedPart
 from ..utils.evaluating import evaluating
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
-from ..utils.token_layout import TokenLayout
+from ..utils.remembered import Remembered, tensors_state
+from ..utils.token_layout import MODALITIES, TokenLayout
 from ..utils.transformer.denoising import DenoisingBatch, DenoisingQueries
 from ..utils.transformer.position_encoding import (
     bev_cell_centers,
@@ -50,6 +54,7 @@ class _EmbeddedScene(NamedTuple):
         denoising: DenoisingBatch or None.
         query_embed: (B, P + Q, C).
         stand_ins: features of blank sensors or None.
+        parts: what the first layer gets from each segment of the tokens, for looks and decoder.
         decode: the transformer, which knows position embeddings and masks already.
     """
 
@@ -60,6 +65,7 @@ class _EmbeddedScene(NamedTuple):
     denoising: Optional[DenoisingBatch]
     query_embed: torch.Tensor
     stand_ins: Optional[Tuple[torch.Tensor, torch.Tensor]]
+    parts: DefaultDict[Tuple[int, int], SharedPart]
     decode: Callable
 
 
@@ -152,6 +158,7 @@ class CmtHead(BaseModule):
                 build_assigner(train_cfg['assigner']), self.class_names, train_cfg['code_weights'], dn_weight, split)
         self.enable_aqr = enable_aqr
         self.aqr_options = aqr_options
+        self._remembered_blank = Remembered()
         if enable_aqr:
             self._build_aqr()
 
@@ -236,7 +243,8 @@ class CmtHead(BaseModule):
             scene.x, scene.x_img, scene.reference_points, img_metas, scene.query_embed, scene.denoising,
             partial(self._look, scene))
         decoded, _ = scene.decode(x, x_img, stand_ins=scene.stand_ins,
-                                  aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias))
+                                  aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias),
+                                  parts=scene.parts if scene.parts and self._shares_parts(scene) else None)
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         return tuple([self._predict_task(head, decoded, scene.reference_points, scene.denoising, routing)]
                      for head in self.task_heads)
@@ -277,7 +285,8 @@ class CmtHead(BaseModule):
         stand_ins = None if x is None or x_img is None else self._stand_ins(blank_feats)
         decode = partial(self.transformer, query_embed=query_embed, bev_pos_embed=bev_pos_embed,
                          rv_pos_embed=rv_pos_embed, attn_masks=None if denoising is None else denoising.attn_mask)
-        return _EmbeddedScene(x, x_img, layout, reference_points, denoising, query_embed, stand_ins, decode)
+        return _EmbeddedScene(x, x_img, layout, reference_points, denoising, query_embed, stand_ins,
+                              defaultdict(SharedPart), decode)
 
     def _stand_ins(self, blank_feats):
         """Features (x, x_img) of blank sensors as the decoder takes them, None without stand-ins."""
@@ -287,23 +296,43 @@ class CmtHead(BaseModule):
             raise ValueError('aqr_stand_ins=True needs blank_feats, the features of blank sensors: see '
                              'CmtDetector.blank_features')
         x, x_img = (feats[0] for feats in blank_feats)
-        with torch.no_grad(), evaluating(self.shared_conv):  # the statistics of BatchNorm are of sensors that work
-            return self.shared_conv(x), x_img
+        once = x[:1] if x.stride(0) == 0 else x  # a blank sensor is the same in every sample
+
+        def make():
+            with torch.no_grad(), evaluating(self.shared_conv):  # statistics of BatchNorm are of sensors that work
+                return self.shared_conv(once), once  # the features stay alive: their address says whose they are
+
+        state = tensors_state([once, *self.shared_conv.parameters(), *self.shared_conv.buffers()])
+        blank, _ = self._remembered_blank(state, make)
+        return blank.expand(len(x), -1, -1, -1), x_img
 
     def _look(self, scene):
         """What the queries hold after the first layer with one sensor at a time, the other one blank: ``Looks``."""
-        blank_x, blank_img = (blank.expand_as(own) for blank, own in zip(scene.stand_ins, (scene.x, scene.x_img)))
-        states, logits = [], []
         is_detached = self.aqr_router.detach
         # Without gradients what a look shows should not depend on dropout either.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not is_detached), \
                 evaluating(self.transformer) if is_detached else nullcontext():
-            for features in ((scene.x, blank_img), (blank_x, scene.x_img)):
-                decoded, _ = scene.decode(*features, num_layers=1)  # (1, B, Q, C)
-                every_layer = decoded.expand(self.transformer.decoder.num_layers, *decoded.shape[1:])
-                states.append(decoded[0])
-                logits.append(torch.cat([head(every_layer)['cls_logits'][0] for head in self.task_heads], dim=-1))
+            states = [self._decode_one_layer(scene, sensor) for sensor in range(len(MODALITIES))]
+            logits = [torch.cat([head.of_layer('cls_logits', state, 0) for head in self.task_heads], dim=-1)
+                      for state in states]
         return Looks(*states, *logits)
+
+    def _shares_parts(self, scene):
+        return scene.stand_ins is not None and self.transformer.can_share_parts(scene.x.device)
+
+    def _decode_one_layer(self, scene, sensor):
+        """Queries (B, Q, C) after the first layer, with all sensors but one (of ``MODALITIES``) blank."""
+        if not self._shares_parts(scene):
+            features = [own if index == sensor else blank.expand_as(own)
+                        for index, (own, blank) in enumerate(zip((scene.x, scene.x_img), scene.stand_ins))]
+            return scene.decode(*features, num_layers=1)[0][0]
+        # The same by a bias, so that both looks and the decoder read a token once.
+        shapes = self.aqr_bias.segment_shapes(scene.layout.bev_shape, scene.layout.view_shape)
+        is_camera = torch.arange(len(shapes), device=scene.x.device) > 0
+        values = torch.where(is_camera == (MODALITIES[sensor] == 'camera'), 0.0, -math.inf)  # (S, )
+        bias = AttentionBias(values.expand(*scene.query_embed.shape[:2], -1), shapes)
+        return scene.decode(scene.x, scene.x_img, stand_ins=scene.stand_ins, aqr_attention_bias=bias, num_layers=1,
+                            parts=scene.parts)[0][0]
 
     def _make_denoising(self, img_metas):
         if self.denoising.num_groups == 0:

@@ -76,3 +76,27 @@ class SeparateTaskHead(BaseModule):
             out = getattr(self, name)(grouped).unflatten(1, (self.groups, -1))  # (B, L, channels, Q)
             outputs[name] = out.permute(1, 0, 3, 2)
         return outputs
+
+    def of_layer(self, name, x, layer):
+        """One quantity of one decoder layer: as in :meth:`forward`, without the work for the others.
+
+        Args:
+            name (str): of the quantity.
+            x (Tensor): (B, Q, C) queries that this layer decoded.
+            layer (int): which.
+
+        Returns:
+            Tensor: (B, Q, channels of the quantity).
+        """
+        x = x.transpose(1, 2)  # (B, C, Q)
+        for module in getattr(self, name):
+            if isinstance(module, nn.ReLU):
+                x = module(x)
+                continue
+            weight, bias = (each if each is None else each.chunk(self.groups)[layer]
+                            for each in (module.weight, module.bias))
+            if isinstance(module, nn.Conv1d):
+                x = F.conv1d(x, weight, bias, padding=module.padding)
+            else:
+                x = F.layer_norm(x.transpose(1, 2), weight.shape, weight, bias, module.eps).transpose(1, 2)
+        return x.transpose(1, 2)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..utils.evaluating import evaluating
+from ..utils.remembered import Remembered, tensors_state
 
 
 class BlankFeatures:
@@ -19,7 +20,7 @@ class BlankFeatures:
 
     def __init__(self, points):
         self.points = points
-        self._state, self._features = None, None
+        self._remembered = Remembered()
 
     @torch.no_grad()
     def __call__(self, detector, cloud, img, img_metas):
@@ -38,16 +39,18 @@ class BlankFeatures:
             ValueError: if ``img_metas`` do not say how images were normalized.
         """
         black = _black_image(img, img_metas)
-        state = _weights_state(detector), cloud.shape[1], cloud.device, black.shape, black[:, 0, 0].tolist()
-        if state != self._state:
+
+        def make():
             points = cloud.new_zeros(detector.pts_voxel_layer.max_num_points if self.points == 'origin' else 0,
                                      cloud.shape[1])
             with evaluating(detector):
-                features = detector.extract_feat([points], black[None, None], [dict(img_metas[0])])
-            self._state, self._features = state, features
+                return detector.extract_feat([points], black[None, None], [dict(img_metas[0])])
+
+        state = _branches_state(detector), cloud.shape[1], cloud.device, black.shape, black[:, 0, 0].tolist()
+        features = self._remembered(state, make)
         views = img.shape[0] * img.shape[1]
         return tuple([level.expand(count, *level.shape[1:]) for level in levels]
-                     for levels, count in zip(self._features, (views, img.shape[0])))
+                     for levels, count in zip(features, (views, img.shape[0])))
 
 
 def _black_image(img, img_metas):
@@ -64,7 +67,7 @@ def _black_image(img, img_metas):
     return black
 
 
-def _weights_state(detector):
+def _branches_state(detector):
     """Changes whenever a parameter or a statistic of the branches does."""
-    return tuple((tensor.data_ptr(), tensor._version) for name, tensor in
-                 (*detector.named_parameters(), *detector.named_buffers()) if not name.startswith('pts_bbox_head'))
+    return tensors_state(tensor for name, tensor in (*detector.named_parameters(), *detector.named_buffers())
+                         if not name.startswith('pts_bbox_head'))

@@ -107,9 +107,9 @@ class AttentionBiasGenerator(nn.Module):
         lidar, camera = (self.weight_to_bias(weights).unsqueeze(-1) for weights in (lidar_weights, camera_weights))
         local = self.use_local_bias and pts_idx is not None
         if not local and not self.per_view:
-            return AttentionBias(torch.cat([lidar, camera], dim=-1), (bev_shape, (views * height, width)))
+            return AttentionBias(torch.cat([lidar, camera], dim=-1), self.segment_shapes(bev_shape, view_shape))
 
-        shapes = (bev_shape, *[(height, width)] * views)
+        shapes = bev_shape, *[(height, width)] * views
         if self.per_view and pts_pers_idx is None:
             raise ValueError('pts_pers_idx is needed to know which views see a query (per_view=True)')
         if pts_pers_idx is not None:
@@ -125,6 +125,16 @@ class AttentionBiasGenerator(nn.Module):
             windows = (self.local_window_size['lidar'], ) + (None, ) * views
         return AttentionBias(values, shapes, torch.cat([bev_cells, view_cells], dim=2),
                              torch.cat([bev_seen, view_seen], dim=2), windows)
+
+    def segment_shapes(self, bev_shape, view_shape):
+        """(height, width) of each segment of a bias without windows: LiDAR, then the cameras as one or view by view.
+
+        Args:
+            bev_shape (tuple[int, int]): (H, W).
+            view_shape (tuple[int, int, int]): (V, h, w).
+        """
+        views, height, width = view_shape
+        return bev_shape, *([(height, width)] * views if self.per_view else [(views * height, width)])
 
     def weight_to_bias(self, weights):
         """Weights in [0, 1] -> bias in [-bias_strength, bias_strength], clipped if asked for; 0.5 -> 0."""

@@ -78,7 +78,7 @@ def test_equals_cosines_through_bias_channels():
     attn = module.attn
     q, k, v = (F.linear(x.transpose(0, 1), w, b).unflatten(-1, (HEADS, -1)).transpose(1, 2) for x, w, b in
                zip((query, key, value), attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)))
-    out = attn.out_proj(channel_attention(*attn.normalize_query_key(q, k), v, bias).transpose(1, 2).flatten(2))
+    out = attn.out_proj(channel_attention(attn.normalize_query(q), attn.normalize_key(k), v, bias).transpose(1, 2).flatten(2))
     torch.testing.assert_close(query + out.transpose(0, 1), oracle(module, query, key, value, bias.dense()))
 
 
@@ -99,9 +99,8 @@ def test_scores_are_bounded_however_large_the_inputs(name):
     module, (query, key, value) = build(name), tensors()
     torch.testing.assert_close(module(1e4 * query, 1e5 * key, value) - 1e4 * query,
                                module(query * 1e4, 1e7 * key, value) - 1e4 * query, rtol=1e-3, atol=1e-3)
-    unit_query, unit_key = module.attn.normalize_query_key(*(torch.randn(1, HEADS, 50, 8, dtype=torch.float64) * 1e6
-                                                    for _ in range(2)))
-    scores = unit_query @ unit_key.transpose(-1, -2) / math.sqrt(8)
+    many = torch.randn(2, 1, HEADS, 50, 8, dtype=torch.float64) * 1e6
+    scores = module.attn.normalize_query(many[0]) @ module.attn.normalize_key(many[1]).transpose(-1, -2) / math.sqrt(8)
     assert (scores.abs().amax(dim=(0, 2, 3)) <= module.attn.log_temperature.exp() + 1e-9).all()
 
 

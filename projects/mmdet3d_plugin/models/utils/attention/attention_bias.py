@@ -6,6 +6,8 @@ from typing import Optional, Tuple
 
 import torch
 
+from .shared_parts import SharedPart
+
 
 @dataclass(frozen=True, eq=False)
 class AttentionBias:
@@ -24,6 +26,7 @@ class AttentionBias:
         cells: (B, Q, S, 2) int64 (row, col), None for a bias without windows.
         seen: (B, Q, S) bool, the segment has a window for the query.
         windows: window size of each segment, in cells, odd; None for a segment that is biased as a whole, seen or not.
+        parts: a SharedPart of each segment, for several biases on the same queries and keys; None to share nothing.
     """
 
     values: torch.Tensor
@@ -31,6 +34,7 @@ class AttentionBias:
     cells: Optional[torch.Tensor] = None
     seen: Optional[torch.Tensor] = None
     windows: Optional[Tuple[Optional[int], ...]] = None
+    parts: Optional[Tuple[SharedPart, ...]] = None
 
     def __post_init__(self):
         if not (self.values < math.inf).all():  # NaN neither

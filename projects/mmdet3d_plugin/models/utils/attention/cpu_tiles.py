@@ -56,7 +56,6 @@ class _Tile:
         keys: slice of keys, never empty: the kernel divides by their number.
         segment: which of the bias' values applies.
         has_value: the shift contains that value; without, a tile without a mask is out of the windows' reach.
-        is_first: first tile on these samples and keys.
         shift: (b, heads or 1, N) added to every score, None with a mask.
         mask: (b, heads or 1, N, K) added to the scores, None with a shift.
         cone: (N, K) factors of the value in ``mask``.
@@ -67,7 +66,6 @@ class _Tile:
     keys: slice
     segment: int
     has_value: bool = False
-    is_first: bool = True
     shift: Optional[torch.Tensor] = None
     mask: Optional[torch.Tensor] = None
     cone: Optional[torch.Tensor] = None
@@ -97,11 +95,8 @@ class _Tile:
             x[self.batch].index_add_(2, self.queries, part.to(x.dtype))
 
     def add_to_keys(self, x, part):
-        """Add to the tile's samples and keys of (B, heads, F, d), which nobody has written before the first tile."""
-        if self.is_first:
-            x[self.batch, :, self.keys] = part
-        else:
-            x[self.batch, :, self.keys] += part
+        """Add to the tile's samples and keys of (B, heads, F, d)."""
+        x[self.batch, :, self.keys] += part
 
 
 def _plan(bias, dtype, tile_keys):
@@ -117,10 +112,19 @@ def _plan(bias, dtype, tile_keys):
 
 
 def _whole_tiles(bias, values, dtype):
-    """One tile per segment: its bias is a shift."""
+    """One tile per segment: its bias is a shift. Queries that a bias of -inf keeps from a segment are left out."""
     for segment, keys in enumerate(bias.segments):
-        if keys.stop > keys.start:
-            yield _Tile(slice(None), None, keys, segment, True, shift=_narrow(values[..., segment], dtype))
+        if keys.stop == keys.start:
+            continue
+        shift = _narrow(values[..., segment], dtype)  # (B, heads or 1, Q)
+        attends = (values[..., segment] > -math.inf).any(dim=1)  # (B, Q)
+        if attends.all():
+            yield _Tile(slice(None), None, keys, segment, True, shift=shift)
+            continue
+        for sample, own in enumerate(attends):
+            queries, batch = own.nonzero().flatten(), slice(sample, sample + 1)
+            if len(queries):
+                yield _Tile(batch, queries, keys, segment, True, shift=shift[batch][..., queries])
 
 
 def _narrow(shift, dtype):
@@ -151,7 +155,7 @@ def _window_tiles(bias, values, largest, dtype, tile_keys):
                     mask = values[batch, :, inside, segment, None] * cone - largest[batch, :, inside, None]
                     yield _Tile(batch, inside, run, segment, mask=_narrow(mask, dtype), cone=cone.to(dtype))
                 if len(outside):
-                    yield _Tile(batch, outside if len(inside) else None, run, segment, is_first=not len(inside),
+                    yield _Tile(batch, outside if len(inside) else None, run, segment,
                                 shift=_narrow(-largest[batch][..., outside], dtype))
 
 
@@ -190,7 +194,7 @@ class _TiledAttention(torch.autograd.Function):
         query, key, value, out, lse, *parts = ctx.saved_tensors
         wide = lse.dtype
         grad_query = torch.zeros_like(query, dtype=wide)
-        grad_key, grad_value = (torch.empty_like(x, dtype=wide) for x in (key, value))
+        grad_key, grad_value = (torch.zeros_like(x, dtype=wide) for x in (key, value))
         heads = ctx.values_shape[1] if len(ctx.values_shape) == 4 else 1
         grad_values = lse.new_zeros(query.shape[0], heads, *ctx.values_shape[-2:])
         grad_out = grad_out.contiguous()

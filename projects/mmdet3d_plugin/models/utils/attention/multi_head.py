@@ -7,6 +7,7 @@ from torch import nn
 
 from .attention_bias import AttentionBias
 from .backends import fused_attention
+from .shared_parts import can_share, shared_attention
 
 
 class ScaledDotProductMHA(nn.Module):
@@ -48,23 +49,46 @@ class ScaledDotProductMHA(nn.Module):
             attn_mask (Tensor | AttentionBias | None): a tensor broadcastable to (B, heads, Q, F), bool True =
                 forbidden, float = added to the scores; or a compact bias, which is applied without being made dense.
         """
-        biases = (None, ) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        projected = [F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-                     for x, weight, bias in zip((query, key, value), self.in_proj_weight.chunk(3), biases)]
-        if self.log_temperature is not None:
-            projected[:2] = self.normalize_query_key(*projected[:2])
+        query = self._query_heads(query)
+        if isinstance(attn_mask, AttentionBias) and attn_mask.parts and can_share(query.device):
+            out = shared_attention(query, lambda keys: self._key_value_heads(key[:, keys], value[:, keys]), attn_mask)
+            return self.out_proj(out.transpose(1, 2).flatten(2))
+        projected = query, *self._key_value_heads(key, value)
         if isinstance(attn_mask, AttentionBias):
             return self.out_proj(fused_attention(*projected, attn_mask).transpose(1, 2).flatten(2))
         if attn_mask is not None:
             # scaled_dot_product_attention reads bool the other way round: True = allowed.
-            attn_mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask.to(projected[0].dtype)
+            attn_mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask.to(query.dtype)
         out = F.scaled_dot_product_attention(*projected, attn_mask=attn_mask,
                                              dropout_p=self.attn_drop if self.training else 0.0)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
-    def normalize_query_key(self, query, key):
-        """Queries and keys (B, heads, N, d) whose product over sqrt(d), taken by kernels, is temperature * cosine."""
+    def _query_heads(self, query):
+        """(B, Q, C) -> (B, heads, Q, d), as scores take them."""
+        query = self._project(query, 0)
+        return query if self.log_temperature is None else self.normalize_query(query)
+
+    def _key_value_heads(self, key, value):
+        """Two (B, F, C) -> two (B, heads, F, d), as scores and outputs take them."""
+        key, value = self._project(key, 1), self._project(value, 2)
+        return key if self.log_temperature is None else self.normalize_key(key), value
+
+    def _project(self, x, index):
+        """(B, N, C) -> (B, heads, N, d) by the projection of queries (0), keys (1) or values (2)."""
+        bias = None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[index]
+        x = F.linear(x, self.in_proj_weight.chunk(3)[index], bias)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def normalize_query(self, query):
+        """Queries (B, heads, N, d) whose product with :meth:`normalize_key` over sqrt(d), taken by kernels, is
+        temperature * cosine.
+        """
         wide = torch.promote_types(query.dtype, torch.float32)
         factor = self.log_temperature.to(wide).exp()[:, None, None] * math.sqrt(query.shape[-1])
-        query_unit, key_unit = (F.normalize(x.to(wide), dim=-1) for x in (query, key))
-        return (query_unit * factor).to(query.dtype), key_unit.to(key.dtype)
+        return (F.normalize(query.to(wide), dim=-1) * factor).to(query.dtype)
+
+    @staticmethod
+    def normalize_key(key):
+        """Keys (B, heads, N, d) of length 1."""
+        wide = torch.promote_types(key.dtype, torch.float32)
+        return F.normalize(key.to(wide), dim=-1).to(key.dtype)

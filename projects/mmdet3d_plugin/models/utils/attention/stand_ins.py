@@ -28,9 +28,26 @@ def with_stand_ins(bias):
     return dataclasses.replace(bias, values=values, shapes=bias.shapes * 2)
 
 
-def takes_anything(bias):
-    """Whether the bias takes attention from any token, that is, whether stand-ins would have any mass."""
-    return bool((bias.values < 0).any())
+def needed_segments(biases):
+    """Positions (list[int]) of the segments of tokens, and of those stand-ins that any query attends to.
+
+    Args:
+        biases (Sequence[AttentionBias]): what :func:`with_stand_ins` gave, over the same keys.
+    """
+    used = torch.stack([(bias.values > -math.inf).flatten(0, -2).any(dim=0) for bias in biases]).any(dim=0)
+    used[:len(used) // 2] = True
+    return used.nonzero().flatten().tolist()
+
+
+def take_segments(bias, segments):
+    """The bias on some of its segments alone.
+
+    Args:
+        bias (AttentionBias): without windows.
+        segments (Sequence[int]): ascending positions; those left out must have a bias of -inf for all queries.
+    """
+    return dataclasses.replace(bias, values=bias.values[..., segments],
+                               shapes=tuple(bias.shapes[segment] for segment in segments))
 
 
 class _TakenShare(torch.autograd.Function):

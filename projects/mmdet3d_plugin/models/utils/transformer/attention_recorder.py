@@ -9,7 +9,7 @@ alone.
 import dataclasses
 import inspect
 import math
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import nn
 from ..attention.attention_bias import AttentionBias
 from ..attention.multi_head import ScaledDotProductMHA
 from ..attention.reference import masks_to_bias
+from ..attention.stand_ins import needed_segments, with_stand_ins
 from ..token_layout import MODALITIES, TokenLayout
 from .cmt_transformer import CmtTransformer
 from .petr_attention import SequenceFirstMHA
@@ -113,6 +114,7 @@ class AttentionRecorder:
         self._modules = [_checked_attention(layer.attentions[slot]) for layer in self._transformer.decoder.layers]
         self._generator = torch.Generator().manual_seed(seed)
         self._pass = None
+        self._runs = []
         self._kept = []
         self._handles = []
 
@@ -151,9 +153,9 @@ class AttentionRecorder:
         attention = self._kept[layer]
         attention = attention.take(torch.as_tensor(queries, dtype=torch.long, device=attention.key.device))
         scores, bias = attention.scores_and_bias()
-        tokens = slice(0, self.layout.num_tokens)
-        unbiased = scores[..., tokens].softmax(dim=-1)
-        return AttentionMaps(unbiased if bias is None else (scores + bias).softmax(dim=-1)[..., tokens], unbiased)
+        is_token = torch.cat([torch.arange(run.start, run.stop) for run in self._runs]) < self.layout.num_tokens
+        unbiased = scores[..., is_token].softmax(dim=-1)
+        return AttentionMaps(unbiased if bias is None else (scores + bias).softmax(dim=-1)[..., is_token], unbiased)
 
     def _begin(self, transformer, args, kwargs):
         arguments = inspect.signature(transformer.forward).bind(*args, **kwargs).arguments
@@ -163,7 +165,7 @@ class AttentionRecorder:
         layout = TokenLayout.from_features(arguments['x'], arguments['x_img'], batch)
         rows = self._draw(num_query, arguments.get('attn_masks')).to(arguments['query_embed'].device)
         self.statistics, self._kept, self.layout = [], [], None
-        self._pass = _Pass(layout, rows, {}, {})
+        self._pass = _Pass(layout, _runs_of_keys(arguments, layout), rows, {}, {})
 
     def _draw(self, num_query, attn_masks):
         """Positions (q,) of the queries to record, among ``num_query``."""
@@ -189,7 +191,8 @@ class AttentionRecorder:
         arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         with torch.no_grad(), torch.autocast(arguments['key'].device.type, enabled=False):
             attention = _Attention.of(module, **arguments)
-            self._pass.statistics[module] = summarize_attention(attention, self._pass.rows, self._pass.layout)
+            self._pass.statistics[module] = summarize_attention(
+                attention, self._pass.rows, self._pass.layout, self._pass.runs)
             if self.keep_maps:
                 self._pass.kept[module] = attention
 
@@ -197,18 +200,36 @@ class AttentionRecorder:
         """Also after an exception, which leaves some layers without a record."""
         done, self._pass = self._pass, None
         if done is not None and len(done.statistics) == len(self._modules):
-            self.layout = done.layout
+            self.layout, self._runs = done.layout, done.runs
             self.statistics = [done.statistics[module] for module in self._modules]
             self._kept = [done.kept[module] for module in self._modules if self.keep_maps]
 
 
 class _Pass(NamedTuple):
-    """A forward pass under way: which queries to record, and the records by attention module."""
+    """A forward pass under way: what its keys are (:func:`_runs_of_keys`), which queries to record, and the records by
+    attention module.
+    """
 
     layout: TokenLayout
+    runs: Sequence[slice]
     rows: torch.Tensor
     statistics: dict
     kept: dict
+
+
+def _runs_of_keys(arguments, layout):
+    """list[slice]: what the keys of a pass are, one run after the other, as positions among the F tokens and, after
+    them, their F stand-ins.
+
+    Args:
+        arguments (dict): of ``CmtTransformer.forward``.
+        layout (TokenLayout): of the tokens.
+    """
+    bias = arguments.get('aqr_attention_bias')
+    if arguments.get('stand_ins') is None or bias is None:
+        return [slice(0, layout.num_tokens)]
+    biases = [with_stand_ins(each) for each in (bias if isinstance(bias, (list, tuple)) else [bias])]
+    return [biases[0].segments[index] for index in needed_segments(biases)]
 
 
 def _only_transformer(model):
@@ -256,7 +277,7 @@ class _Attention:
         query, key = (_project(x.to(dtype), weight, bias).unflatten(1, (module.num_heads, -1)).transpose(2, 3)
                       for x, weight, bias in zip((query, key), weights, biases))  # (B, heads, N, d)
         if getattr(module, 'log_temperature', None) is not None:
-            query, key = module.normalize_query_key(query, key)
+            query, key = module.normalize_query(query), module.normalize_key(key)
         masks = []
         if isinstance(attn_mask, AttentionBias):
             masks.append(dataclasses.replace(attn_mask, values=attn_mask.per_head().detach()))
@@ -311,10 +332,10 @@ def _take_rows(mask, rows):
     return dataclasses.replace(mask, **parts)
 
 
-def summarize_attention(attention, rows, layout):
-    """AttentionStatistics of the queries at ``rows`` (q,), block by block."""
+def summarize_attention(attention, rows, layout, runs):
+    """AttentionStatistics of the queries at ``rows`` (q,), block by block; ``runs``: see :func:`_runs_of_keys`."""
     scores_per_query = max(1, attention.key[:, :, 0].numel())
-    blocks = [_summarize_block(attention.take(block), layout)
+    blocks = [_summarize_block(attention.take(block), layout, runs)
               for block in rows.split(max(1, BLOCK_SCORES // scores_per_query))]
     mass, mass_unbiased, stand_in_mass, entropy, low, high = zip(*blocks)
     score_range = torch.stack([torch.stack(low).amin(dim=0), torch.stack(high).amax(dim=0)], dim=-1)  # (2, 2)
@@ -322,11 +343,11 @@ def summarize_attention(attention, rows, layout):
     return AttentionStatistics(*per_query, score_range, rows)
 
 
-def _summarize_block(attention, layout):
+def _summarize_block(attention, layout, runs):
     """Mass, unbiased mass and mass of stand-ins (B, q, 2), entropy (B, q), smallest and largest scores (2,)."""
     shift, forbids = attention.shift, attention.may_forbid
     scores, bias = (attention if shift is None else dataclasses.replace(attention, masks=())).scores_and_bias()
-    pieces = list(_pieces(shift, layout, scores.shape[-1]))
+    pieces = list(_pieces(shift, layout, runs))
     lse, entropy_within = _moments(scores, pieces)
     kind = torch.tensor([kind for kind, _, _ in pieces], device=scores.device)
     member = F.one_hot(kind, 2 * len(MODALITIES)).to(scores.dtype)  # (P, 4)
@@ -340,33 +361,38 @@ def _summarize_block(attention, layout):
         mass, entropy = _mixture(*_moments(scores + bias, pieces))
     tokens, stand_ins = (mass @ member).mean(dim=1).split(len(MODALITIES), dim=-1)  # (B, q, 2) each
     return (tokens, (mass_unbiased @ member)[..., :len(MODALITIES)].mean(dim=1), stand_ins, entropy.mean(dim=1),
-            *_extremes(scores, layout, forbids))
+            *_extremes(scores, pieces, forbids))
 
 
-def _extremes(scores, layout, forbids):
-    """Smallest and largest score (2,) of each modality."""
+def _extremes(scores, pieces, forbids):
+    """Smallest and largest score (2,) of each modality's tokens."""
     low, high = scores.new_full((2, ), math.inf), scores.new_full((2, ), -math.inf)
-    for modality, keys in enumerate((slice(0, layout.num_bev), slice(layout.num_bev, layout.num_tokens))):
-        part = scores[..., keys]
-        if part.numel():
-            high[modality] = part.amax()
-            low[modality] = (part.masked_fill(part == -math.inf, math.inf) if forbids else part).amin()
+    for kind, _, keys in pieces:
+        if kind < len(MODALITIES):
+            part = scores[..., keys]
+            high[kind] = torch.maximum(high[kind], part.amax())
+            allowed = part.masked_fill(part == -math.inf, math.inf) if forbids else part
+            low[kind] = torch.minimum(low[kind], allowed.amin())
     return low, high
 
 
-def _pieces(shift, layout, num_keys):
+def _pieces(shift, layout, runs):
     """(kind, segment of the bias, slice of the keys) for each run of keys of one kind and segment.
 
     Kinds are the modalities' tokens and, among the keys after the tokens, the modalities' stand-ins.
     """
-    segments = [slice(0, num_keys)] if shift is None else shift.segments
     bounds = (0, layout.num_bev), (layout.num_bev, layout.num_tokens)
     bounds += tuple((first + layout.num_tokens, last + layout.num_tokens) for first, last in bounds)
-    for kind, (first, last) in enumerate(bounds):
-        for index, segment in enumerate(segments):
-            keys = slice(max(first, segment.start), min(last, segment.stop, num_keys))
-            if keys.start < keys.stop:
-                yield kind, index, keys
+    end = 0
+    for run in runs:
+        offset, end = end - run.start, end + run.stop - run.start  # from a position to a place among the keys
+        segments = [slice(offset + run.start, end)] if shift is None else shift.segments
+        for kind, (first, last) in enumerate(bounds):
+            for index, segment in enumerate(segments):
+                keys = slice(max(first, run.start, segment.start - offset) + offset,
+                             min(last, run.stop, segment.stop - offset) + offset)
+                if keys.start < keys.stop:
+                    yield kind, index, keys
 
 
 def _moments(scores, pieces):

@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import math
 
@@ -10,7 +11,8 @@ from torch import nn
 
 from ....core.arguments import check_names
 from ..attention.attention_bias import AttentionBias
-from ..attention.stand_ins import takes_anything, with_stand_ins
+from ..attention.shared_parts import can_share
+from ..attention.stand_ins import needed_segments, take_segments, with_stand_ins
 from ..token_layout import TokenLayout
 
 
@@ -70,7 +72,7 @@ class CmtTransformer(BaseModule):
             attn.in_proj_bias[:2 * self.embed_dims] = 0
 
     def forward(self, x, x_img, query_embed, bev_pos_embed, rv_pos_embed, attn_masks=None, aqr_attention_bias=None,
-                reg_branch=None, stand_ins=None, num_layers=None):
+                reg_branch=None, stand_ins=None, num_layers=None, parts=None):
         """Decode queries.
 
         Args:
@@ -88,6 +90,9 @@ class CmtTransformer(BaseModule):
                 and ``x_img``: what a negative bias takes from a sensor goes to these, at the same positions, see
                 :func:`with_stand_ins`. None: it goes to the other tokens.
             num_layers (int | None): decode with the first so many layers, default all.
+            parts (defaultdict | None): bounds of a segment among tokens and stand-ins -> SharedPart, what the first
+                layer gets from it; for calls with the same weights, queries, tokens and stand-ins, whose biases cut the
+                tokens into the same segments, see :meth:`can_share_parts`.
 
         Returns:
             tuple[Tensor, Tensor]: (L, B, Q, C) decoded queries and (F, B, C) tokens, without stand-ins.
@@ -108,30 +113,33 @@ class CmtTransformer(BaseModule):
         if x_img is not None:
             views = rv_pos_embed.unflatten(0, (batch, -1)).permute(1, 2, 3, 0, 4)  # (V, h, w, B, C)
             positions.append(views.flatten(0, 2))
-        keys, key_pos, bias = memory, torch.cat(positions), aqr_attention_bias
-        if stand_ins is not None and bias is not None:
-            _check_stand_ins(stand_ins, (x, x_img), bias)
-            if any(map(takes_anything, _as_list(bias))):  # else they would have no mass, at twice the cost
-                bias = [with_stand_ins(each) for each in bias] if isinstance(bias, (list, tuple)) \
-                    else with_stand_ins(bias)
-                keys = torch.cat([memory, layout.flatten(*stand_ins, batch)])  # (2 F, B, C)
-                key_pos = key_pos.repeat(2, 1, 1)
+        keys, key_pos, biases = memory, torch.cat(positions), self._bias_of_layers(aqr_attention_bias)
+        if stand_ins is not None and aqr_attention_bias is not None:
+            _check_stand_ins(stand_ins, (x, x_img), biases)
+            keys, key_pos, biases = _with_needed_segments(
+                memory, layout.flatten(*stand_ins, batch), key_pos, biases, parts)
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
-        masks = self._layer_masks(attn_masks, bias, (batch, query_embed.shape[1], len(keys)))
+        shape = batch, query_embed.shape[1], len(keys)
+        masks = [self._slot_masks(attn_masks, own, shape) for own in biases]
         query = torch.zeros_like(query_pos) if self.query_start is None else self.query_start(query_pos)
         out = self.decoder(
             query=query, key=keys, value=keys, query_pos=query_pos, key_pos=key_pos, layer_masks=masks,
             num_layers=num_layers)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
-    def _layer_masks(self, attn_masks, bias, shape):
-        """Masks of each layer; one bias for all joins them once."""
+    def can_share_parts(self, device):
+        """Whether calls of :meth:`forward` on a device can share ``parts`` now."""
+        attention = self.decoder.layers[0].attentions[self.decoder.attention_slot('cross_attn')]
+        return getattr(attention, 'impl', 'dense') != 'dense' and can_share(device)
+
+    def _bias_of_layers(self, bias):
+        """One bias for each layer."""
         layers = len(self.decoder.layers)
         if not isinstance(bias, (list, tuple)):
-            return [self._slot_masks(attn_masks, bias, shape)] * layers
+            return [bias] * layers
         if len(bias) != layers:
             raise ValueError(f'aqr_attention_bias: a list needs one bias per layer ({layers}), got {len(bias)}')
-        return [self._slot_masks(attn_masks, own, shape) for own in bias]
+        return list(bias)
 
     def _slot_masks(self, attn_masks, bias, shape):
         """Masks in the order of the layer's attentions, the bias in the cross-attention's place."""
@@ -172,18 +180,42 @@ class CmtTransformer(BaseModule):
         return masks
 
 
-def _as_list(bias):
-    return bias if isinstance(bias, (list, tuple)) else [bias]
-
-
-def _check_stand_ins(stand_ins, features, bias):
-    """Raise ValueError where stand-ins do not go with features (x, x_img) and bias."""
+def _check_stand_ins(stand_ins, features, biases):
+    """Raise ValueError where stand-ins do not go with features (x, x_img) and biases."""
     shapes = [tuple(tuple(each.shape) for each in group if each is not None) for group in (stand_ins, features)]
     if shapes[0] != shapes[1]:
         raise ValueError(f'stand_ins must have the shapes of x and x_img, {shapes[1]}, got {shapes[0]}')
-    if not all(isinstance(each, AttentionBias) for each in _as_list(bias)):
+    if not all(isinstance(each, AttentionBias) for each in biases):
         raise ValueError('stand_ins need the bias as AttentionBias, got '
-                         f'{sorted({type(each).__name__ for each in _as_list(bias)})}')
+                         f'{sorted({type(each).__name__ for each in biases})}')
+
+
+def _with_needed_segments(tokens, stand_ins, positions, biases, parts):
+    """Keys, their positions, and biases on them: tokens and those stand-ins that any query leans on.
+
+    Stand-ins have no mass where nothing is taken from a sensor: they would be there at twice the cost.
+
+    Args:
+        tokens, stand_ins (Tensor): (F, B, C).
+        positions (Tensor): (F, B, C), of both.
+        biases (list[AttentionBias]): (B, Q, F) or (B, heads, Q, F) of each layer.
+        parts: see ``CmtTransformer.forward``.
+    """
+    doubled = {id(bias): with_stand_ins(bias) for bias in biases}  # one bias for all layers is made once
+    used = needed_segments(doubled.values())
+    segments = next(iter(doubled.values())).segments
+    short = {key: take_segments(bias, used) for key, bias in doubled.items()}
+    biases = [short[id(bias)] for bias in biases]
+    if parts is not None:
+        own = tuple(parts[segments[index].start, segments[index].stop] for index in used)
+        biases[0] = dataclasses.replace(biases[0], parts=own)
+    split = len(segments) // 2  # the first half are tokens
+    leaned_on = [segments[index - split] for index in used[split:]]
+    if not leaned_on:
+        return tokens, positions, biases
+    keys, key_pos = (torch.cat([own, *[blank[keys] for keys in leaned_on]])
+                     for own, blank in ((tokens, stand_ins), (positions, positions)))
+    return keys, key_pos, biases
 
 
 def _add_mask(bias, mask):
