@@ -47,7 +47,7 @@ def cases(draw):
     height, width, window = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 5]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     torch.manual_seed(0)
-    module = WindowAttention(6, 8, 2, window).double()
+    module = WindowAttention(6, 8, 2, window, whole_map=draw(st.sampled_from([0, 100]))).double()
     torch.nn.init.normal_(module.relative_position, generator=generator)
     query = torch.randn(batch, num_query, 6, dtype=torch.float64, generator=generator)
     features = torch.randn(batch, views, height, width, 6, dtype=torch.float64, generator=generator)
@@ -152,10 +152,11 @@ def test_bad_arguments(kwargs, name):
         build(**kwargs)
 
 
-def test_gradients_repeat_bit_for_bit_with_two_threads():
+@pytest.mark.parametrize('whole_map', [0, 100])
+def test_gradients_repeat_bit_for_bit_with_two_threads(whole_map):
     """Those of plain indexing do not: two threads add to one row in any order."""
     torch.manual_seed(0)
-    module = WindowAttention(32, 32, 4, 9)
+    module = WindowAttention(32, 32, 4, 9, whole_map)
     query, features = torch.randn(2, 300, 32, requires_grad=True), torch.randn(2, 2, 12, 20, 32, requires_grad=True)
     cells = torch.stack([torch.randint(12, (2, 300, 2)), torch.randint(20, (2, 300, 2))], dim=-1)
     seen = torch.rand(2, 300, 2) < 0.7

@@ -78,7 +78,8 @@ def test_equals_cosines_through_bias_channels():
     attn = module.attn
     q, k, v = (F.linear(x.transpose(0, 1), w, b).unflatten(-1, (HEADS, -1)).transpose(1, 2) for x, w, b in
                zip((query, key, value), attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)))
-    out = attn.out_proj(channel_attention(attn.normalize_query(q), attn.normalize_key(k), v, bias).transpose(1, 2).flatten(2))
+    out = channel_attention(attn.normalize_query(q), attn.normalize_key(k), v, bias)
+    out = attn.out_proj(out.transpose(1, 2).flatten(2))
     torch.testing.assert_close(query + out.transpose(0, 1), oracle(module, query, key, value, bias.dense()))
 
 

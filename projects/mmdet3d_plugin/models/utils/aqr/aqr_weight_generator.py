@@ -28,18 +28,22 @@ def gather_rows(table, index):
 class WindowAttention(nn.Module):
     """Each query attends to the feature cells around its projections (LAM; docs/design.md, "The router").
 
-    Windows are gathered, (P, window ** 2) keys for P (query, view) pairs; no (Q, tokens) mask is ever built. A query
-    seen by several views attends to all their windows in one softmax; one that is seen by none gets zeros.
+    Each of the P (query, view) pairs attends to its window: to gathered keys, (P, window ** 2), or to the whole map
+    with all cells outside forbidden, where that is faster. A query seen by several views attends to all their windows
+    in one softmax, which the pairs' log-sum-exps give; one that is seen by none gets zeros.
 
     Args:
         embed_dims (int): channels C of queries and tokens.
         attn_dims (int): channels of the attention, divisible by ``num_heads``.
         num_heads (int): heads.
         window (int): odd window size in cells.
+        whole_map (int): maps of up to so many times the window's cells are read whole, for all queries in a view at
+            once: products of matrices are that much faster than gathering.
     """
 
-    def __init__(self, embed_dims, attn_dims, num_heads, window):
+    def __init__(self, embed_dims, attn_dims, num_heads, window, whole_map=20):
         super().__init__()
+        self.whole_map = whole_map
         self.num_heads = num_heads
         self.window = window
         self.query = nn.Linear(embed_dims, attn_dims)
@@ -60,32 +64,83 @@ class WindowAttention(nn.Module):
             Tensor: (B, Q, attn_dims).
         """
         batch, num_query, _ = query.shape
-        views, height, width = features.shape[1:4]
         heads = self.num_heads
-        sample, query_index, view = seen.nonzero(as_tuple=True)  # (P,) each
+        flat = features.flatten(0, 3)  # (B * V * h * w, C)
+        tokens = torch.cat([self.key(flat), self.value(flat)], dim=-1).view(*features.shape[:4], -1)
+        queries = self.query(query).flatten(0, 1) / math.sqrt(self.query.out_features // heads)  # (B * Q, attn_dims)
+        pairs = seen.nonzero()  # (P, 3) sample, query, view
+        is_small = features.shape[2] * features.shape[3] <= self.whole_map * self.window ** 2
+        attend = self._attend_to_maps if is_small else self._attend_to_gathered
+        owner, out, lse = attend(queries, tokens, cells, pairs, num_query)
+
+        # One softmax over all windows of a query: those of its pairs, weighted by their log-sum-exps.
+        peak = lse.new_full((batch * num_query, heads), -math.inf)
+        peak = peak.scatter_reduce(0, owner.unsqueeze(1).expand(-1, heads), lse.detach(), 'amax')
+        share = (lse - peak[owner]).exp()  # (P, heads)
+        total = share.new_zeros(batch * num_query, heads).index_add(0, owner, share)
+        merged = out.new_zeros(batch * num_query, *out.shape[1:]).index_add(0, owner, out * share.unsqueeze(-1))
+        merged = merged / total.clamp(min=1).unsqueeze(-1)  # the peak alone adds 1; less: no window sees the query
+        return merged.flatten(1).unflatten(0, (batch, num_query)).to(query.dtype)
+
+    def _attend_to_gathered(self, queries, tokens, cells, pairs, num_query):
+        """Attention of each pair to its window.
+
+        Args:
+            queries (Tensor): (B * Q, attn_dims), scaled.
+            tokens (Tensor): (B, V, h, w, 2 attn_dims), keys and values.
+            cells (Tensor): (B, Q, V, 2) int64.
+            pairs (Tensor): (P, 3) int64, sample, query and view.
+            num_query (int): Q.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: owner (P,), which of the queries; output (P, heads, d) and log-sum-exp of
+            the scores (P, heads), float32.
+        """
+        _, views, height, width, _ = tokens.shape
+        sample, query_index, view = pairs.unbind(-1)
         offsets = window_offsets(self.window, cells.device)  # (n, 2)
         row, col = (cells[sample, query_index, view].unsqueeze(1) + offsets).unbind(-1)  # (P, n)
-        inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+        inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)  # (P, n)
         token = ((sample * views + view).unsqueeze(1) * height + row) * width + col
         token = torch.where(inside, token, torch.zeros_like(token))  # masked below
+        gathered = gather_rows(tokens.flatten(0, 3), token).unflatten(-1, (2, self.num_heads, -1))
+        keys, values = gathered.unbind(2)  # (P, n, heads, d)
+        owner = sample * num_query + query_index
+        own = gather_rows(queries, owner).unflatten(-1, (1, self.num_heads, -1))  # (P, 1, heads, d)
+        scores = (own * keys).sum(dim=-1) + self.relative_position.t()  # (P, n, heads)
+        scores = scores.float().masked_fill(~inside.unsqueeze(-1), -math.inf)  # the window's center is always inside
+        lse = scores.logsumexp(dim=1)  # (P, heads)
+        weights = (scores - lse.unsqueeze(1)).exp()
+        return owner, (weights.unsqueeze(-1) * values.float()).sum(dim=1), lse
 
-        flat = features.flatten(0, 3)  # (B * V * h * w, C)
-        # (P, n, heads, d)
-        keys, values = (gather_rows(layer(flat), token).unflatten(-1, (heads, -1)) for layer in (self.key, self.value))
-        owner = sample * num_query + query_index  # (P,)
-        queries = gather_rows(self.query(query).flatten(0, 1), owner).unflatten(-1, (heads, -1))  # (P, heads, d)
-        scores = torch.einsum('phd,pnhd->phn', queries, keys) / math.sqrt(keys.shape[-1]) + self.relative_position
-        scores = scores.float().masked_fill(~inside.unsqueeze(1), -math.inf)  # the window's center is always inside
+    def _attend_to_maps(self, queries, tokens, cells, pairs, num_query):
+        """As :meth:`_attend_to_gathered`, view by view: pairs attend to the whole map, forbidden outside windows."""
+        owners, outs, lses = [], [], []
+        outside = self.relative_position.new_full((1, self.num_heads), -math.inf)
+        position = torch.cat([self.relative_position.t(), outside])  # (window ** 2 + 1, heads)
+        for sample, view in torch.cartesian_prod(*map(torch.arange, tokens.shape[:2])).tolist():
+            index = pairs[(pairs[:, 0] == sample) & (pairs[:, 2] == view), 1]  # (n,)
+            owner = sample * num_query + index
+            own = gather_rows(queries, owner).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)  # (heads, n, d)
+            # (h * w, heads, d) each
+            keys, values = tokens[sample, view].flatten(0, 1).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
+            place = self._place_in_window(cells[sample, index, view], tokens.shape[2:4])  # (n, h * w)
+            scores = own @ keys.permute(1, 2, 0) + gather_rows(position, place).permute(2, 0, 1)
+            scores = scores.float()  # (heads, n, h * w)
+            lse = scores.logsumexp(dim=-1)
+            out = (scores - lse.unsqueeze(-1)).exp() @ values.float().transpose(0, 1)  # (heads, n, d)
+            owners, outs, lses = [*owners, owner], [*outs, out.transpose(0, 1).float()], [*lses, lse.t()]
+        return tuple(map(torch.cat, (owners, outs, lses)))
 
-        # Softmax over all windows of a query: numerators per pair, merged by the query they belong to.
-        peak = scores.new_full((batch * num_query, heads), -math.inf)
-        peak = peak.scatter_reduce(0, owner.unsqueeze(1).expand(-1, heads), scores.detach().amax(-1), 'amax')
-        exp = (scores - peak[owner].unsqueeze(-1)).exp()  # (P, heads, n)
-        total = exp.new_zeros(batch * num_query, heads).index_add(0, owner, exp.sum(-1))
-        pooled = torch.einsum('phn,pnhd->phd', exp, values.float())
-        out = pooled.new_zeros(batch * num_query, *pooled.shape[1:]).index_add(0, owner, pooled)  # (B * Q, heads, d)
-        out = out / total.clamp(min=1).unsqueeze(-1)  # the peak alone adds 1; less means that no window sees the query
-        return out.flatten(1).unflatten(0, (batch, num_query)).to(query.dtype)
+    def _place_in_window(self, cells, shape):
+        """Which cell of the window (n, h * w) each cell of a map is, for windows around cells (n, 2); window ** 2 for
+        those outside.
+        """
+        row, col = (torch.arange(size, device=cells.device) - center.unsqueeze(-1) + self.window // 2
+                    for size, center in zip(shape, cells.unbind(-1)))  # (n, h), (n, w)
+        row_in, col_in = ((place >= 0) & (place < self.window) for place in (row, col))
+        place = (row * self.window).unsqueeze(2) + col.unsqueeze(1)  # (n, h, w)
+        return torch.where(row_in.unsqueeze(2) & col_in.unsqueeze(1), place, self.window ** 2).flatten(1)
 
 
 @TRANSFORMER.register_module()
