@@ -93,8 +93,9 @@ def test_plan_is_made_once_and_shared_by_layers(monkeypatch):
     bias = AttentionBias(torch.zeros(1, 3, 1), ((4, 4), ), torch.zeros(1, 3, 1, 2, dtype=torch.long),
                          torch.ones(1, 3, 1, dtype=torch.bool), (3, ))
     calls = []
-    original = AttentionBias.cone
-    monkeypatch.setattr(AttentionBias, 'cone', lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    original = AttentionBias.window_cells
+    monkeypatch.setattr(AttentionBias, 'window_cells',
+                        lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
     inputs = tensors(bias, torch.Generator().manual_seed(0), torch.float32)
     for _ in range(3):
         fused_attention(*inputs, bias)

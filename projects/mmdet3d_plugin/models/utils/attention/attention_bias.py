@@ -120,20 +120,35 @@ class AttentionBias:
         """
         height, width = self.shapes[segment]
         rows = range(height) if rows is None else rows
+        shape = (*self.seen[query].shape[:-1], len(rows) * width)
+        if self.windows[segment] is None or not shape[-1]:
+            return torch.ones(shape, dtype=dtype, device=self.cells.device)
+        place, factors = self.window_cells(segment, query, rows, dtype)
+        cone = factors.new_zeros(*shape[:-1], shape[-1] + 1).scatter(-1, place, factors.expand(place.shape))
+        return cone[..., :-1]
+
+    def window_cells(self, segment, query, rows, dtype):
+        """The cells of windows, and their factors in [0, 1].
+
+        Args:
+            segment, query: see :meth:`cone`; a segment with a window.
+            rows (range): rows of the map.
+            dtype: of the factors.
+
+        Returns:
+            tuple[Tensor, Tensor]: (*N, window ** 2) int64, positions among the cells of these rows, where all that lie
+            outside or in a segment that does not see the query have the position after the last; and (window ** 2,)
+            factors.
+        """
+        width, window = self.shapes[segment][1], self.windows[segment]
         cells, seen = self.cells[query][..., segment, :], self.seen[query][..., segment, None]
-        window = self.windows[segment]
-        shape = (*cells.shape[:-1], len(rows) * width)
-        if window is None or not shape[-1]:
-            return torch.ones(shape, dtype=dtype, device=cells.device)
         reach = torch.arange(window, device=cells.device) - window // 2
         offsets = torch.cartesian_prod(reach, reach).view(-1, 2)  # (window ** 2, 2)
         factors = (1 - offsets.to(dtype).norm(dim=-1) / (window / 2)).clamp(min=0)
         row = cells[..., :1] - rows.start + offsets[:, 0]  # (*N, window ** 2)
         col = cells[..., 1:] + offsets[:, 1]
         inside = seen & (row >= 0) & (row < len(rows)) & (col >= 0) & (col < width)
-        # Cells outside add zero to the first one; no other cell occurs twice, so adding is placing.
-        place, factors = torch.where(inside, row * width + col, 0), torch.where(inside, factors, 0)
-        return factors.new_zeros(shape).scatter_add(-1, place, factors)
+        return torch.where(inside, row * width + col, len(rows) * width), factors
 
     def dense(self):
         """The (B, Q, F) or (B, heads, Q, F) tensor that defines what this bias means."""

@@ -10,7 +10,7 @@ import functools
 import math
 import weakref
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -58,7 +58,7 @@ class _Tile:
         has_value: the shift contains that value; without, a tile without a mask is out of the windows' reach.
         shift: (b, heads or 1, N) added to every score, None with a mask.
         mask: (b, heads or 1, N, K) added to the scores, None with a shift.
-        cone: (N, K) factors of the value in ``mask``.
+        make_cone: takes nothing, gives the factors (N, K) of the value in ``mask``.
     """
 
     batch: slice
@@ -68,12 +68,12 @@ class _Tile:
     has_value: bool = False
     shift: Optional[torch.Tensor] = None
     mask: Optional[torch.Tensor] = None
-    cone: Optional[torch.Tensor] = None
+    make_cone: Optional[Callable] = None
 
     @functools.cached_property
     def cone_mask(self):
-        """Mask of the attention whose weights are those of the tile times ``cone``; made once for all layers."""
-        return self.mask + self.cone.log()
+        """Mask of the attention whose weights are those of the tile times the cone, made in the first backward."""
+        return self.mask + self.make_cone().log()
 
     def pick(self, x):
         """The tile's samples and queries of (B, heads, Q, ...)."""
@@ -151,12 +151,25 @@ def _window_tiles(bias, values, largest, dtype, tile_keys):
                 reached = seen & (row >= rows.start - reach) & (row < rows.stop + reach)
                 inside, outside = reached.nonzero().flatten(), (~reached).nonzero().flatten()
                 if len(inside):
-                    cone = bias.cone(segment, (sample, inside), rows, dtype=values.dtype)  # (N, K)
-                    mask = values[batch, :, inside, segment, None] * cone - largest[batch, :, inside, None]
-                    yield _Tile(batch, inside, run, segment, mask=_narrow(mask, dtype), cone=cone.to(dtype))
+                    mask = _window_mask(bias, segment, (sample, inside), rows, values[batch, :, inside, segment, None],
+                                        largest[batch, :, inside, None], dtype)
+                    make_cone = functools.partial(bias.cone, segment, (sample, inside), rows, dtype)
+                    yield _Tile(batch, inside, run, segment, mask=mask, make_cone=make_cone)
                 if len(outside):
                     yield _Tile(batch, outside if len(inside) else None, run, segment,
                                 shift=_narrow(-largest[batch][..., outside], dtype))
+
+
+def _window_mask(bias, segment, query, rows, values, largest, dtype):
+    """(1, heads or 1, N, K) bias of N queries on rows of a map, less the queries' largest.
+
+    Only the windows' cells are computed in float64, with ``values`` and ``largest`` (1, heads or 1, N, 1).
+    """
+    place, factors = bias.window_cells(segment, query, rows, values.dtype)  # (N, window ** 2), (window ** 2,)
+    inside = _narrow(values * factors - largest, dtype)  # (1, heads or 1, N, window ** 2)
+    num_keys = len(rows) * bias.shapes[segment][1]
+    mask = _narrow(-largest, dtype).expand(*largest.shape[:-1], num_keys + 1).contiguous()
+    return mask.scatter_(-1, place.expand(inside.shape), inside)[..., :-1]
 
 
 class _TiledAttention(torch.autograd.Function):
