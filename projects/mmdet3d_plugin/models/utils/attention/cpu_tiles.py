@@ -6,11 +6,10 @@ constant on a tile only shifts the tile's log-sum-exp, so the kernel never sees 
 tile) pairs; these alone get a mask, shared by all heads. Given the merged output and log-sum-exp, the flash backward of
 every tile is exact. All shifts and masks are less each query's largest bias, so that strong ones cost no digits.
 """
-import functools
 import math
 import weakref
-from dataclasses import dataclass
-from typing import Callable, Optional
+from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -58,7 +57,8 @@ class _Tile:
         has_value: the shift contains that value; without, a tile without a mask is out of the windows' reach.
         shift: (b, heads or 1, N) added to every score, None with a mask.
         mask: (b, heads or 1, N, K) added to the scores, None with a shift.
-        make_cone: takes nothing, gives the factors (N, K) of the value in ``mask``.
+        rows: of the map that the keys are, beside a mask.
+        made: what is made when it is needed; not the bias, which must not live as long as its tiles.
     """
 
     batch: slice
@@ -68,12 +68,15 @@ class _Tile:
     has_value: bool = False
     shift: Optional[torch.Tensor] = None
     mask: Optional[torch.Tensor] = None
-    make_cone: Optional[Callable] = None
+    rows: Optional[range] = None
+    made: list = field(default_factory=list)
 
-    @functools.cached_property
-    def cone_mask(self):
-        """Mask of the attention whose weights are those of the tile times the cone, made in the first backward."""
-        return self.mask + self.make_cone().log()
+    def cone_mask(self, bias):
+        """Mask of the attention whose weights are those of the tile times the bias' cone, made once for all layers."""
+        if not self.made:
+            cone = bias.cone(self.segment, (self.batch.start, self.queries), self.rows, self.mask.dtype)
+            self.made.append(self.mask + cone.log())
+        return self.made[0]
 
     def pick(self, x):
         """The tile's samples and queries of (B, heads, Q, ...)."""
@@ -153,8 +156,7 @@ def _window_tiles(bias, values, largest, dtype, tile_keys):
                 if len(inside):
                     mask = _window_mask(bias, segment, (sample, inside), rows, values[batch, :, inside, segment, None],
                                         largest[batch, :, inside, None], dtype)
-                    make_cone = functools.partial(bias.cone, segment, (sample, inside), rows, dtype)
-                    yield _Tile(batch, inside, run, segment, mask=mask, make_cone=make_cone)
+                    yield _Tile(batch, inside, run, segment, mask=mask, rows=rows)
                 if len(outside):
                     yield _Tile(batch, outside if len(inside) else None, run, segment,
                                 shift=_narrow(-largest[batch][..., outside], dtype))
@@ -198,7 +200,8 @@ class _TiledAttention(torch.autograd.Function):
             tile.put(lse, after)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, out, lse, *parts)
-        ctx.tiles, ctx.scale, ctx.values_shape, ctx.values_dtype = tiles, scale, values.shape, values.dtype
+        ctx.tiles, ctx.bias, ctx.scale = tiles, bias, scale
+        ctx.values_shape, ctx.values_dtype = values.shape, values.dtype
         return out
 
     @staticmethod
@@ -230,7 +233,7 @@ class _TiledAttention(torch.autograd.Function):
                 # d value = sum_k cone_k p_k (dO.v_k - dO.out): an attention whose weights are cone_k p_k. No row is
                 # masked entirely (the kernel would return lse 0): a window that reaches a stripe has its center's
                 # column there.
-                part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.cone_mask, scale=ctx.scale)
+                part_out, part_lse = _flash(*inputs, 0.0, False, attn_mask=tile.cone_mask(ctx.bias), scale=ctx.scale)
             weight = (part_lse - tile_lse).exp()
             difference = weight * ((tile_grad.to(wide) * part_out).sum(-1) - tile.pick(baseline))  # (b, heads, N)
             tile.add(grad_values[..., tile.segment], difference if heads > 1 else difference.sum(1, keepdim=True))
