@@ -1,10 +1,13 @@
 """One cross-attention with random inputs: without bias, and with each form of the bias by several backends."""
+import math
+
 import torch
 import torch.nn.functional as F
 
 from benchmarks.harness import Comparison
 from projects.mmdet3d_plugin.models.utils.attention.backends import fused_attention
 from projects.mmdet3d_plugin.models.utils.attention.channels import channel_attention
+from projects.mmdet3d_plugin.models.utils.attention.stand_ins import needed_segments, take_segments, with_stand_ins
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
 
 from .scenes import DIMS, HEADS, attention_inputs, run_without_grad
@@ -34,6 +37,7 @@ def build(settings):
                                                               modes['global'].compact(*weights, **where))
     candidates['local dense'] = lambda: F.scaled_dot_product_attention(
         query, key, value, attn_mask=modes['local'](*weights, **where).unsqueeze(1))
+    candidates['half on stand-ins'] = _half_on_stand_ins(settings, query, key, value, generator)
     candidates['sketch: dense per head'] = sketch
 
     grad = torch.randn(settings.batch, HEADS, settings.queries, DIMS, generator=generator)
@@ -44,6 +48,25 @@ def build(settings):
         out.backward(grad if out.shape == grad.shape else torch.ones_like(out))
 
     return Comparison(candidates, {'forward': run_without_grad, 'forward + backward': both})
+
+
+def _half_on_stand_ins(settings, query, key, value, generator):
+    """Attention of queries, every second one of which leans on LiDAR's stand-ins (further keys) as far as it may."""
+    _, *blank = attention_inputs(settings, generator)
+    lidar = slice(0, math.prod(settings.scale.bev_shape))
+    key, value = (torch.cat([own, other[:, :, lidar]], dim=2).detach().requires_grad_()
+                  for own, other in zip((key, value), blank))
+    weights = torch.ones(2, settings.batch, settings.queries)
+    weights[0, :, ::2] = 0
+    weights.requires_grad_()
+    generator = AttentionBiasGenerator(bias_strength=1.5, weight_map='log_gate')
+    shapes = dict(bev_feature_shape=settings.scale.bev_shape, pers_feature_shape=settings.scale.view_shape)
+
+    def run():
+        bias = with_stand_ins(generator.compact(*weights, **shapes))
+        return fused_attention(query, key, value, take_segments(bias, needed_segments([bias])))
+
+    return run
 
 
 def random_projections(settings, generator):

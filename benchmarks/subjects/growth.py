@@ -23,7 +23,7 @@ class Growth:
         candidates (tuple[str]): names from the subject attention; the first one is the base of the ratios.
     """
 
-    candidates = ('plain', 'global fused', 'local fused')
+    candidates = ('plain', 'global fused', 'local fused', 'half on stand-ins')
 
     def __init__(self, settings):
         self._settings = settings

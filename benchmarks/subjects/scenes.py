@@ -12,8 +12,8 @@ from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
 HEADS, DIMS = 8, 32  # of the published cross-attention
 AQR = {'no AQR': dict(enable_aqr=False), 'AQR global': dict(enable_aqr=True),
        'AQR local': dict(enable_aqr=True, aqr_use_local_bias=True, aqr_local_window_size=dict(lidar=15, camera=15))}
-_CONFERRING = dict(enable_aqr=True, aqr_router=dict(type='ConferringRouter'), aqr_stand_ins=True,
-                   aqr_weight_map='log_gate', aqr_bias_strength=1.5)
+CONFERRING = dict(enable_aqr=True, aqr_router=dict(type='ConferringRouter'), aqr_stand_ins=True,
+                  aqr_weight_map='log_gate', aqr_bias_strength=1.5)
 # A router that judges by looks, and how many of the queries it lets lean on LiDAR's stand-ins.
 LOOKS = {'looks, none suspected': 0.0, 'looks, half lean on stand-ins': 0.5}
 _CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -55,8 +55,9 @@ def camera_ring(size):
 def metas(scale, batch):
     """list[dict]: ``img_metas`` of a batch of camera rings."""
     size = image_size(scale)
-    return [dict(lidar2img=camera_ring(size), pad_shape=[(*size, 3)] * 6, box_type_3d=LiDARInstance3DBoxes)
-            for _ in range(batch)]
+    norm = dict(mean=np.float32([103.53, 116.28, 123.675]), std=np.float32([57.375, 57.12, 58.395]), to_rgb=False)
+    return [dict(lidar2img=camera_ring(size), pad_shape=[(*size, 3)] * 6, img_norm_cfg=norm,
+                 box_type_3d=LiDARInstance3DBoxes) for _ in range(batch)]
 
 
 def features(settings, bev_channels, camera_channels, generator):
@@ -107,7 +108,7 @@ def published_head(settings, **options):
 
 def conferring_head(settings):
     """Head of the published config with a router that judges by looks; :func:`let_lean` says what it finds."""
-    return published_head(settings, **_CONFERRING)
+    return published_head(settings, **CONFERRING)
 
 
 def blank_features(features):

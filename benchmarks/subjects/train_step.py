@@ -7,14 +7,16 @@ import torch
 from benchmarks.harness import Comparison
 from benchmarks.settings import Settings
 
-from .scenes import AQR, published_detector, training_data
+from .scenes import AQR, CONFERRING, published_detector, training_data
 
 
 def build(settings):
     """Compare training steps; of the settings only the batch counts."""
     scale = Settings().scale  # of the 800x320 config
     data = training_data(scale, settings.batch)
-    return Comparison({name: _step(published_detector(scale, **AQR[name]), data) for name in ('no AQR', 'AQR global')},
+    options = {name: AQR[name] for name in ('no AQR', 'AQR global')}
+    options['looks and stand-ins'] = CONFERRING
+    return Comparison({name: _step(published_detector(scale, **own), data) for name, own in options.items()},
                       {'training step': call})
 
 

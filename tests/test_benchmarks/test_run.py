@@ -52,9 +52,10 @@ def test_mistakes(tiny_scale, capsys, arguments, message):
 @pytest.mark.parametrize('subject, titles, names', [
     ('attention', ['forward', 'forward + backward'],
      ['plain', 'global fused', 'per view fused', 'local fused', 'global channels', 'local dense',
-      'sketch: dense per head']),
-    ('head', ['forward'], ['no AQR', 'AQR global', 'AQR local']),
-    ('train-step', ['training step'], ['no AQR', 'AQR global']),
+      'half on stand-ins', 'sketch: dense per head']),
+    ('head', ['forward', 'forward + backward'],
+     ['no AQR', 'AQR global', 'AQR local', 'looks, none suspected', 'looks, half lean on stand-ins']),
+    ('train-step', ['training step'], ['no AQR', 'AQR global', 'looks and stand-ins']),
     ('monitor', ['training step'], ['no hook', 'idle', 'looking']),
     ('router', ['forward'], ['one plain attention', 'router']),
 ])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from benchmarks.settings import Settings
-from benchmarks.subjects import attention, monitor, router, scenes, train_step
+from benchmarks.subjects import attention, head, monitor, router, scenes, train_step
 
 SMALL = Settings(batch=2, queries=10)
 
@@ -29,6 +29,13 @@ def test_routers_decide(tiny_scale):
     assert lidar.shape == camera.shape == (2, 10)
     assert (lidar - 0.5).abs().max() > 1e-3 and (camera - 0.5).abs().max() > 1e-3
     assert projections.pts_pers_valid.any()
+
+
+def test_as_many_queries_lean_on_stand_ins_as_is_said(tiny_scale):
+    candidates = head.build(SMALL).candidates
+    for name, share in scenes.LOOKS.items():
+        values = candidates[name]()[0][0]['routing'].bias.values  # (B, Q, 2)
+        assert (values[..., 0] < 0).float().mean() == share and not values[..., 1].any()
 
 
 def test_a_training_step_trains(tiny_scale, monkeypatch):
