@@ -180,6 +180,25 @@ def features_of(detector, data):
         return pts_feats, img_feats, detector.blank_features(data['points'], data['img'], data['img_metas'])
 
 
+def test_stand_ins_for_looks_alone(make_detector, make_data):
+    """Verdicts are the same; what is taken from LiDAR goes to the cameras, as without stand-ins."""
+    data, routed, decoded = make_data(), {}, {}
+    for stand_ins in (True, 'looks'):
+        detector = louder(make_detector(enable_aqr=True, aqr_stand_ins=stand_ins, **CONFERRING).eval())
+        torch.manual_seed(0)
+        torch.nn.init.normal_(detector.pts_bbox_head.aqr_router.verdict[-1].weight)
+        pts_feats, img_feats, blank = features_of(detector, data)
+        seen = []
+        detector.pts_bbox_head.transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+        with torch.no_grad():
+            out = detector.pts_bbox_head(pts_feats, img_feats, data['img_metas'], blank)[0][0]
+        routed[stand_ins], decoded[stand_ins] = out['routing'], out['center']
+        assert (seen[-1]['stand_ins'] is None) == (stand_ins == 'looks') and len(seen) == 3
+    assert torch.equal(routed[True].lidar_weights, routed['looks'].lidar_weights)
+    assert (routed[True].bias.values < 0).any() and not torch.equal(decoded[True], decoded['looks'])
+
+
 def test_tokens_of_blank_sensors_are_made_once(make_detector, make_data):
     detector = make_detector(enable_aqr=True, aqr_stand_ins=True).eval()
     head, data, batches = detector.pts_bbox_head, make_data(), []

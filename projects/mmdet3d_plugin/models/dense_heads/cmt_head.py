@@ -53,7 +53,7 @@ class _EmbeddedScene(NamedTuple):
         reference_points: (B, P + Q, 3), denoising queries first.
         denoising: DenoisingBatch or None.
         query_embed: (B, P + Q, C).
-        stand_ins: features of blank sensors or None.
+        stand_ins: features of blank sensors, for looks and decoder, or None.
         parts: what the first layer gets from each segment of the tokens, for looks and decoder.
         decode: the transformer, which knows position embeddings and masks already.
     """
@@ -242,7 +242,8 @@ class CmtHead(BaseModule):
         x, x_img, bias, routing = self._apply_aqr_modulation(
             scene.x, scene.x_img, scene.reference_points, img_metas, scene.query_embed, scene.denoising,
             partial(self._look, scene))
-        decoded, _ = scene.decode(x, x_img, stand_ins=scene.stand_ins,
+        is_for_looks = self.aqr_options.stand_ins == 'looks'
+        decoded, _ = scene.decode(x, x_img, stand_ins=None if is_for_looks else scene.stand_ins,
                                   aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias),
                                   parts=scene.parts if scene.parts and self._shares_parts(scene) else None)
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))

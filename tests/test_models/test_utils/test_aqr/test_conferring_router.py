@@ -25,7 +25,7 @@ def views(count):
 
 def make(seed=0, **options):
     torch.manual_seed(seed)
-    router = ConferringRouter(CHANNELS, HIDDEN, num_heads=2, num_layers=1, **options)
+    router = ConferringRouter(CHANNELS, HIDDEN, num_heads=2, **{'num_layers': 1, **options})
     router.init_weights()
     return router
 
@@ -165,3 +165,13 @@ def test_bad_samples_to_be_familiar_with(count, share):
     states = torch.randn(count, 2 * CHANNELS)
     with pytest.raises(ValueError, match='learn_familiar needs a share'):
         make().learn_familiar(states, states, share)
+
+
+def test_without_layers_each_query_judges_alone():
+    router, given = make(num_layers=0), inputs()
+    torch.nn.init.normal_(router.verdict[-1].weight)
+    assert not any('confer' in name or 'kind' in name for name in router.state_dict())
+    before = torch.stack(router(**given)[:2])
+    given['looks'].lidar_states[:, 0] += 1
+    changed = (torch.stack(router(**given)[:2]) != before).any(dim=0)  # (B, Q)
+    assert changed[:, 0].all() and not changed[:, 1:].any()

@@ -36,8 +36,9 @@ class AQROptions:
         bias_denoising (bool): False leaves denoising queries neutral.
         bias_clip (float | None): see :class:`AttentionBiasGenerator`.
         weight_map (str): how weights become a bias, see :class:`AttentionBiasGenerator`.
-        stand_ins (bool): what a negative bias takes from a sensor goes to that sensor's blank tokens
-            (:func:`with_stand_ins`), not to the other sensor; for whole segments only.
+        stand_ins (bool | str): what a negative bias takes from a sensor goes to that sensor's blank tokens
+            (:func:`with_stand_ins`), not to the other sensor; for whole segments only. 'looks': blank tokens are made
+            for the router's looks alone.
         blank_points (str): what a blank LiDAR gives, of ``BLANK_POINTS``: points at the 'origin', as CMT's training has
             them, or 'none'.
         strength_per_head (bool): learn a factor of the strength for every layer and head
@@ -60,7 +61,7 @@ class AQROptions:
     bias_denoising: bool = True
     bias_clip: Optional[float] = None
     weight_map: str = 'linear'
-    stand_ins: bool = False
+    stand_ins: Union[bool, str] = False
     blank_points: str = 'origin'
     strength_per_head: bool = False
     loss_weight: float = 0.0
@@ -72,6 +73,8 @@ class AQROptions:
             value = getattr(self, option.name)
             if option.type is bool and not isinstance(value, bool):
                 raise TypeError(f'{PREFIX}{option.name} must be True or False, got {value!r}')
+        if not isinstance(self.stand_ins, bool) and self.stand_ins != 'looks':
+            raise TypeError(f"{PREFIX}stand_ins must be True or False, or 'looks', got {self.stand_ins!r}")
         check_bias_strength(self.bias_strength, f'{PREFIX}bias_strength')
         check_windows(self.local_window_size, f'{PREFIX}local_window_size')
         check_bias_clip(self.bias_clip)
@@ -80,12 +83,12 @@ class AQROptions:
             raise ValueError(f'{PREFIX}blank_points must be one of {BLANK_POINTS}, got {self.blank_points!r}')
         if self.targets not in TARGETS:
             raise ValueError(f'{PREFIX}targets must be one of {list(TARGETS)}, got {self.targets!r}')
-        if self.stand_ins and self.use_local_bias:
+        if self.stand_ins is True and self.use_local_bias:
             raise ValueError(f'{PREFIX}stand_ins=True needs whole segments, but {PREFIX}use_local_bias=True biases '
                              f'windows; {PREFIX}per_view=True biases the views that see a query')
         if (self.router or {}).get('type') == 'ConferringRouter' and not self.stand_ins:
             raise ValueError(f'{PREFIX}router: ConferringRouter looks with one sensor at a time, the other one blank, '
-                             f'and needs {PREFIX}stand_ins=True')
+                             f"and needs {PREFIX}stand_ins=True or 'looks'")
         check_factor(f'{PREFIX}loss_weight', self.loss_weight)
 
     @classmethod

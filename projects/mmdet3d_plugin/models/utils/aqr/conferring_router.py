@@ -28,7 +28,8 @@ class ConferringRouter(BaseModule):
     Args:
         embed_dims (int): channels C of the queries.
         hidden_dims (int): channels of evidence and tokens, divisible by ``num_heads``.
-        num_heads, num_layers (int): of the encoder.
+        num_heads, num_layers (int): of the encoder; without layers nobody confers, and each query judges by its own
+            evidence alone.
         detach (bool): no gradient flows from the verdict into the decoder.
 
     Attributes:
@@ -48,10 +49,9 @@ class ConferringRouter(BaseModule):
         in_dims = 3 * embed_dims + _SENSORS
         self.evidence = nn.Sequential(
             nn.LayerNorm(in_dims), nn.Linear(in_dims, hidden_dims), nn.ReLU(), nn.Linear(hidden_dims, hidden_dims))
-        self.kind = nn.Parameter(torch.zeros(_SENSORS, hidden_dims))  # tells the LiDAR token from those of views
-        layer = nn.TransformerEncoderLayer(hidden_dims, num_heads, 2 * hidden_dims, dropout=0.0, batch_first=True,
-                                           norm_first=True)
-        self.confer = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+        self.kind = self.confer = None
+        if num_layers:
+            self._build_conference(hidden_dims, num_heads, num_layers)
         self.verdict = nn.Sequential(
             nn.LayerNorm(3 * hidden_dims), nn.Linear(3 * hidden_dims, hidden_dims), nn.ReLU(),
             nn.Linear(hidden_dims, _SENSORS))
@@ -61,13 +61,20 @@ class ConferringRouter(BaseModule):
         self.register_buffer('familiar_limit', torch.tensor(0.0))  # 0: none was learned, nothing is unfamiliar
         self._start_neutral()
 
+    def _build_conference(self, hidden_dims, num_heads, num_layers):
+        self.kind = nn.Parameter(torch.zeros(_SENSORS, hidden_dims))  # tells the LiDAR token from those of views
+        layer = nn.TransformerEncoderLayer(hidden_dims, num_heads, 2 * hidden_dims, dropout=0.0, batch_first=True,
+                                           norm_first=True)
+        self.confer = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+
     def init_weights(self):
         """Neutral start, whatever a parent's ``init_cfg`` did before (docs/design.md, "Contracts")."""
         super().init_weights()
         self._start_neutral()
 
     def _start_neutral(self):
-        nn.init.normal_(self.kind, std=0.02)
+        if self.kind is not None:
+            nn.init.normal_(self.kind, std=0.02)
         nn.init.zeros_(self.verdict[-1].weight)
         nn.init.zeros_(self.verdict[-1].bias)
         nn.init.zeros_(self.familiar_mean)
@@ -107,6 +114,9 @@ class ConferringRouter(BaseModule):
             has_say (Tensor): (B, Q) bool, see :meth:`forward`.
         """
         evidence = self._evidence(looks)  # (B, Q, H)
+        if self.confer is None:
+            nobody = torch.zeros_like(evidence)
+            return self.verdict(torch.cat([evidence, nobody, nobody], dim=-1))
         seen = seen.to(evidence.dtype)  # (B, Q, V)
         say = has_say.to(evidence).unsqueeze(-1)  # (B, Q, 1)
         tokens = _masked_mean(evidence, torch.cat([say, say * seen], dim=-1))  # (B, 1 + V, H)
@@ -154,7 +164,7 @@ class ConferringRouter(BaseModule):
         best = [logits.amax(dim=-1, keepdim=True) for logits in (looks.lidar_logits, looks.camera_logits)]
         evidence = torch.cat([lidar, camera, lidar * camera, *best], dim=-1)
         evidence = evidence.detach() if self.detach else evidence
-        return self.evidence(evidence.to(self.kind))
+        return self.evidence(evidence.to(self.familiar_mean))
 
 
 def mean_states(looks, has_say):
