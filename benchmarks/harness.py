@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Callable, Dict
 
 import mmcv
@@ -14,6 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from projects.mmdet3d_plugin.utils.atomic_file import atomic_path
+
+# What is counted. Seconds of CPU time hardly depend on other programs; those of all threads count, also while they wait
+# for each other.
+CLOCKS = dict(wall=perf_counter, cpu=process_time)
 
 
 @dataclass(frozen=True)
@@ -28,18 +32,19 @@ class Comparison:
     candidates: Dict[str, Callable]
     passes: Dict[str, Callable]
 
-    def measure(self, rounds, only=None):
+    def measure(self, rounds, only=None, clock=None):
         """Time the candidates, in a new order each round.
 
         Args:
             rounds (int): measured turns of each candidate, >= 1; one more warms up.
             only (Sequence[str] | None): names to measure beside the base, default: all.
+            clock (Callable | None): gives seconds, of ``CLOCKS``; default: wall.
 
         Returns:
             dict[str, dict[str, dict]]: title -> name -> ``median_s`` and ``quartiles_s`` in seconds, ``ratio`` of the
             medians to the base's, and ``ratio_quartiles`` over the rounds' own ratios.
         """
-        base = next(iter(self.candidates))
+        base, clock = next(iter(self.candidates)), clock or perf_counter
         names = [name for name in self.candidates if not only or name in only or name == base]
         order, results = np.random.RandomState(0), {}
         bar = mmcv.ProgressBar(len(self.passes) * (rounds + 1) * len(names), file=sys.stderr)
@@ -47,10 +52,10 @@ class Comparison:
             seconds = {name: [] for name in names}
             for turn in range(rounds + 1):
                 for name in order.permutation(names):
-                    start = perf_counter()
+                    start = clock()
                     run(self.candidates[name])
                     if turn:  # the first round warms up
-                        seconds[name].append(perf_counter() - start)
+                        seconds[name].append(clock() - start)
                     bar.update()
             results[title] = {name: _figures(own, seconds[base]) for name, own in seconds.items()}
         print(file=sys.stderr)

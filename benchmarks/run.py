@@ -45,6 +45,8 @@ def make_parser():
     parser.add_argument('--queries', type=int, default=default.queries)
     parser.add_argument('--rounds', type=int, default=11, help='measured turns of each candidate')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument('--clock', choices=('wall', 'cpu'), default='wall',
+                        help='cpu: CPU seconds of the process, beside other programs; needs --threads 1')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='measure these beside the base')
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
     parser.add_argument('--json', metavar='OUT', help='write the figures to this file')
@@ -59,6 +61,8 @@ def parse(parser, argv):
     for name in ('batch', 'queries', 'rounds', 'threads'):
         if getattr(args, name) < 1:
             parser.error(f'argument --{name}: must be >= 1, got {getattr(args, name)}')
+    if args.clock == 'cpu' and args.threads != 1:
+        parser.error('--clock cpu needs --threads 1: threads that wait for each other would count')
     if args.plot and args.subject != 'growth':
         parser.error('--plot goes with growth')
     return args
@@ -89,7 +93,7 @@ def main(argv=None):
     if unknown:
         parser.error(f'argument --only: {args.subject} has no {", ".join(map(repr, sorted(unknown)))}; it has '
                      f'{", ".join(map(repr, subject.candidates))}')
-    results = subject.measure(args.rounds, args.only)
+    results = subject.measure(args.rounds, args.only, harness.CLOCKS[args.clock])
     if isinstance(subject, harness.Comparison) and not args.no_memory:
         subject.add_peaks(results, lambda name, title: memory_command(args, name, title))
     print(subject.table(results))

@@ -28,7 +28,7 @@ class Growth:
     def __init__(self, settings):
         self._settings = settings
 
-    def measure(self, rounds, only=None):
+    def measure(self, rounds, only=None, clock=None):
         """Time forward + backward; arguments as of :meth:`Comparison.measure`.
 
         Returns:
@@ -40,7 +40,7 @@ class Growth:
                 whole = attention.build(replace(self._settings, **{quantity: value}))
                 part = Comparison({name: whole.candidates[name] for name in self.candidates},
                                   {_TITLE: whole.passes[_TITLE]})
-                rows = part.measure(rounds, only)[_TITLE]
+                rows = part.measure(rounds, only, clock)[_TITLE]
                 result.setdefault(quantity, []).append((value, {name: row['median_s'] for name, row in rows.items()}))
         return result
 

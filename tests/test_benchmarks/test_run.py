@@ -40,6 +40,7 @@ def test_scales_have_their_tokens(tokens):
     (['attention', '--tokens', '100'], 'invalid choice: 100'),
     (['attention', '--rounds', '0'], 'argument --rounds: must be >= 1, got 0'),
     (['head', '--batch', '-1'], 'argument --batch: must be >= 1, got -1'),
+    (['attention', '--clock', 'cpu', '--threads', '2'], '--clock cpu needs --threads 1'),
     (['attention', '--plot', 'out.png'], '--plot goes with growth'),
     (['attention', *QUICK, '--only', 'plain', 'globl'], "argument --only: attention has no 'globl'; it has 'plain', "),
 ])
