@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('checkpoints/*.md')])
-SCRIPTS = sorted([*ROOT.glob('tools/*.py'), ROOT / 'benchmarks/run.py'])
+SCRIPTS = sorted([*ROOT.glob('tools/*.py'), ROOT / 'benchmarks/run.py', ROOT / 'benchmarks/gpu_check.py'])
 
 
 def name(path):

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projects.mmdet3d_plugin.models.utils.attention.attention_bias import AttentionBias
-from projects.mmdet3d_plugin.models.utils.attention.backends import BACKENDS
+from projects.mmdet3d_plugin.models.utils.attention.backends import BACKENDS as ALL_BACKENDS
 from projects.mmdet3d_plugin.models.utils.attention.reference import reference_attention
 from projects.mmdet3d_plugin.models.utils.attention.stand_ins import needed_segments, with_stand_ins
 
 SHAPES = ((2, 3), (1, 4), (1, 4))  # BEV and two views
+BACKENDS = [backend for backend in ALL_BACKENDS if backend.name != 'flex']  # which never sees whole segments
 SEGMENT = [0] * 6 + [1] * 4 + [2] * 4
 LEVELS = st.sampled_from([-20.0, -3.0, -0.7, -1e-3, -1e-6, 0.0, 0.5, 4.0])
 

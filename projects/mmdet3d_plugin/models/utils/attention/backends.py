@@ -4,7 +4,7 @@ Back ends do not know each other. The first of the table that serves a call runs
 """
 from typing import Callable, NamedTuple
 
-from . import channels, cpu_tiles
+from . import channels, cpu_tiles, flex
 
 
 class Backend(NamedTuple):
@@ -24,6 +24,7 @@ class Backend(NamedTuple):
 BACKENDS = (
     Backend('CPU tiles', cpu_tiles.obstacle, cpu_tiles.tiled_attention),
     Backend('channels', channels.obstacle, channels.channel_attention),
+    Backend('flex', flex.obstacle, flex.flex_biased_attention),
 )
 
 
@@ -41,7 +42,7 @@ def fused_attention(query, key, value, bias):
     Args:
         query (Tensor): (B, heads, Q, d).
         key, value (Tensor): (B, heads, F, d).
-        bias (AttentionBias): for these queries and keys; with windows only on CPU.
+        bias (AttentionBias): for these queries and keys; with windows only on CPU and CUDA.
 
     Returns:
         Tensor: (B, heads, Q, d); zeros where there are no queries or no keys.

@@ -105,7 +105,7 @@ class _Tile:
 def _plan(bias, dtype, tile_keys):
     """Tiles of a bias, made once per forward pass and shared by all layers; again if its values were changed in place.
     """
-    state = bias.values._version, dtype, tile_keys
+    state = 0 if bias.values.is_inference() else bias.values._version, dtype, tile_keys
     if bias not in _PLANS or _PLANS[bias][0] != state:
         with torch.no_grad():
             values, top = bias.per_head().detach().double(), bias.top()

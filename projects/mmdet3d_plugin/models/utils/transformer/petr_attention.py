@@ -12,6 +12,7 @@ from mmcv.utils import get_logger
 from torch import nn
 
 from ..attention.attention_bias import AttentionBias
+from ..attention.backends import fused_obstacle
 from ..attention.multi_head import ScaledDotProductMHA
 
 IMPLEMENTATIONS = ('dense', 'fused', 'auto')
@@ -112,8 +113,8 @@ class PETRMultiheadFlashAttention(BaseModule):
         batch_first (bool): inputs are (B, N, C) instead of (N, B, C).
         bias (bool): biases in the projections.
         impl (str): how a compact AQR bias is applied. 'dense': as a (B, Q, F) tensor, the definition. 'fused': exactly,
-            without that tensor; raises where it cannot (attention dropout in training, any other mask, local mode off
-            CPU). 'auto': fused where possible, otherwise dense, which the log says once.
+            without that tensor; raises where it cannot (attention dropout in training, any other mask, local mode where
+            no back end has it). 'auto': fused where possible, otherwise dense, which the log says once.
         qk_norm (float | None): see :class:`ScaledDotProductMHA`.
         init_cfg (dict | None): as in mmcv.
     """
@@ -191,8 +192,6 @@ class PETRMultiheadFlashAttention(BaseModule):
             return 'a key_padding_mask'
         if not isinstance(attn_mask, AttentionBias):
             return 'an attn_mask given as a tensor'
-        if attn_mask.is_local and attn_mask.values.device.type != 'cpu':
-            return f'a local bias on {attn_mask.values.device.type}'
         if self.attn.attn_drop and self.training:
             return f'attention dropout (attn_drop={self.attn.attn_drop})'
-        return None
+        return fused_obstacle(attn_mask, attn_mask.values.device)
