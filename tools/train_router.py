@@ -15,6 +15,8 @@ def parse_args():
     parser.add_argument('checkpoint', type=command_line.existing_file, help='of the detector; stays as it is')
     parser.add_argument('--work-dir', help='folder for evidence, logs and the checkpoint (default: ./work_dirs/<config '
                         'name>)')
+    parser.add_argument('--evidence', metavar='DIR', help='folder for evidence that several routers learn from '
+                        '(default: evidence/ in the work directory)')
     parser.add_argument('--seed', type=int, default=0, help='of all that is drawn (default: 0)')
     parser.add_argument('--workers', type=command_line.positive_integer, default=2,
                         help='processes that load samples (default: 2)')
@@ -26,7 +28,7 @@ def main(args):
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.work_dir
     print(train_router(cfg, args.checkpoint, osp.basename(args.config), args.seed, args.workers,
-                       args.trust_checkpoint))
+                       args.trust_checkpoint, args.evidence))
 
 
 if __name__ == '__main__':

@@ -22,9 +22,8 @@ def make_ablation(repo_root, synthetic_nuscenes, tmp_path_factory):
         options[f'data.{split}.data_root'] = f'{synthetic_nuscenes}/'
         options[f'data.{split}.ann_file'] = str(synthetic_nuscenes / f'nuscenes_infos_{infos}.pkl')
 
-    plan = load_plan(repo_root / 'configs/ablations/sensor_failures.py')
-
-    def make(arms=ARM_NAMES, cases=CASES, **changes):
+    def make(arms=ARM_NAMES, cases=CASES, plan='sensor_failures', **changes):
+        plan = load_plan(repo_root / f'configs/ablations/{plan}.py')
         arguments = dict(baselines={0: str(repo_root / 'checkpoints/cmt_synthetic.pth')}, out=out,
                          configs=repo_root / 'configs', baseline_options=options, arm_options=options, jobs=1)
         return Ablation(plan.select(arms, cases), **{**arguments, **changes})
@@ -70,6 +69,38 @@ def test_from_baseline_to_tables(make_ablation, monkeypatch):
     before = marks()
     assert make_ablation().run() == [] and make_ablation().report() == text
     assert marks() == before and len(before) > 10
+
+
+def test_routers_on_detectors_that_stay(make_ablation, tmp_path):
+    """Arms that train a router or nothing, and that start from another arm; routers share what the detector shows."""
+    arms = 'untouched', 'plug_in', 'no_stand_ins', 'no_conference', 'lies', 'lies_plug_in'
+    options = {**make_ablation().arm_options, 'router_training.samples': 8, 'router_training.iters': 2}
+    ablation = make_ablation(arms, ('clean', 'lidar_turn:10'), 'lying_sensors', out=tmp_path, arm_options=options)
+    assert ablation.run() == []
+    text = ablation.report()
+
+    results = {arm: read_record(tmp_path / f'{arm}_seed0/result.json')['tests'] for arm in arms}
+    assert set(results['plug_in']['lidar_turn:10']) == {'learned', 'off', 'oracle'}
+    score = {arm: record['lidar_turn:10']['learned']['scores']['mAP'] for arm, record in results.items()}
+    assert results['plug_in']['lidar_turn:10']['off']['scores']['mAP'] == pytest.approx(score['untouched'], abs=1e-3)
+    record = json.loads((tmp_path / 'ablation.json').read_text())
+    for arm, other in (('plug_in', 'untouched'), ('lies', 'untouched'), ('lies_plug_in', 'lies')):
+        assert record['intervals'][arm]['lidar_turn:10']['mean'] == pytest.approx(score[arm] - score[other], abs=1e-9)
+    assert '| its router (against CMT trained with the failures) |' in text
+    assert {row['arm'] for row in record['tables']['What the routers did']} == {
+        '+ router', '+ router, without stand-ins', '+ router, nobody confers', 'its router'}
+    # Evidence was collected once for both routers of the baseline, and anew for that of the trained detector.
+    assert sorted(path.name for path in tmp_path.glob('evidence_*')) == ['evidence_baseline_seed0', 'evidence_lies_seed0']
+    assert 'looked at' not in (tmp_path / 'no_conference_seed0/log.txt').read_text()
+    weights = {arm: torch.load(tmp_path / f'{arm}_seed0/latest.pth', weights_only=False)['state_dict']
+               for arm in ('plug_in', 'no_conference', 'lies', 'lies_plug_in')}
+    assert not (tmp_path / 'no_stand_ins_seed0/latest.pth').exists()
+    start = torch.load(ablation.baselines[0], weights_only=False)['state_dict']
+    name = 'pts_bbox_head.reference_points.weight'
+    assert torch.equal(weights['plug_in'][name], start[name])
+    assert not torch.equal(weights['lies'][name], start[name])
+    assert torch.equal(weights['lies_plug_in'][name], weights['lies'][name])
+    assert not any('confer' in key for key in weights['no_conference'])
 
 
 def test_arms_start_alike(make_ablation):
@@ -160,6 +191,8 @@ def test_mistakes(make_ablation, tmp_path):
             make_ablation(arms=arms)
     with pytest.raises(ValueError, match="cases must have 'clean' among them"):
         make_ablation(cases=('lidar_drop', ))
+    with pytest.raises(ValueError, match=r"arm 'no_stand_ins' needs \['plug_in'\] among the arms before it"):
+        make_ablation(arms=('untouched', 'no_stand_ins'), plan='lying_sensors')
     with pytest.raises(ValueError, match='no seed of .* is finished for all arms'):
         make_ablation(out=tmp_path).report()
 
@@ -167,7 +200,8 @@ def test_mistakes(make_ablation, tmp_path):
 @pytest.mark.parametrize('change, message', [
     ("cases = ('clean', 'fog')", "'fog' is no failure"), ("cases = ('fov:60', )", "cases must have 'clean' among them"),
     ("fair = 'none'", "arms must be of .*'none' among them"), ('color = 1', "no plan of an ablation.*'color'"),
-    ("arms = dict(failures=dict(config='x.py'))", "no plan of an ablation.*'title'")])
+    ("arms = dict(failures=dict(config='x.py'))", "no plan of an ablation.*'title'"),
+    ("arms = dict(failures=dict(title='x', config='x.py', trains='all'))", "x: trains must be one of .* got 'all'")])
 def test_mistakes_in_plans(repo_root, tmp_path, change, message):
     path = tmp_path / 'plan.py'
     path.write_text((repo_root / 'configs/ablations/sensor_failures.py').read_text() + f'{change}\n')

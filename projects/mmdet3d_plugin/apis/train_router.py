@@ -14,6 +14,7 @@ from torch import nn
 
 from ..core.arguments import check_count, check_factor
 from ..datasets.sensor_failures import CLEAN
+from ..models.utils.aqr.aqr import PREFIX
 from ..models.utils.aqr.conferring_router import mean_states
 from ..models.utils.aqr.looks import Looks
 from ..models.utils.aqr.supervision import TARGETS, routing_loss
@@ -63,7 +64,7 @@ class RouterTraining:
             raise ValueError(f'router_training.held_out must be in [0, 1), got {self.held_out}')
 
 
-def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=False):
+def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=False, evidence=None):
     """Teach the router of a config on a frozen detector: look once, learn, write a checkpoint of both.
 
     Writes to ``cfg.work_dir`` (default ./work_dirs/<name>): ``evidence/``, from which an interrupted run goes on and
@@ -78,6 +79,8 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         seed (int): of everything that is drawn.
         workers (int): processes that load.
         trust_checkpoint (bool): see `read_checkpoint`.
+        evidence (str | Path | None): folder to keep the evidence in, for routers that differ in their own options;
+            default: ``evidence/`` in the work directory.
 
     Returns:
         str: the table of verdicts.
@@ -85,7 +88,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     Raises:
         ValueError: before anything is written: a router that needs no looks, settings out of range, a checkpoint that
             does not fit; `work_dir` holds evidence of another detector.
-        RuntimeError: another training runs in the work directory.
+        RuntimeError: another training runs in the work directory, or with this evidence.
     """
     cfg = compat_cfg(cfg)
     setup_multi_processes(cfg)
@@ -100,9 +103,10 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     if not getattr(router, 'needs_looks', False):
         raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
                          f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
-    key = content_key(cfg.model, cfg.data.train, file_sha256(checkpoint), cfg.seed)
-    with run_lock(work_dir):
-        store = EvidenceStore(work_dir / 'evidence', settings.samples, key)
+    key = content_key(_what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed)
+    evidence = Path(evidence or work_dir / 'evidence')
+    with run_lock(work_dir), run_lock(evidence):
+        store = EvidenceStore(evidence, settings.samples, key)
         collect_evidence(model, dataset, store, cfg.seed, workers, cfg.data.get('samples_per_gpu', 1))
         held_out = _held_out(store, len(dataset), settings.held_out, cfg.seed)
         _learn(model, store, held_out, settings, cfg, work_dir)
@@ -115,6 +119,13 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
             path.write_text(f'{text}\n')
         _save(model, cfg, checkpoint, work_dir / 'latest.pth')
     return text
+
+
+def _what_looks_depend_on(model):
+    """A detector's config without the options of routing: of these, only what a blank LiDAR gives shows in a look."""
+    head = {name: value for name, value in model.pts_bbox_head.items()
+            if not name.startswith(PREFIX) or name == f'{PREFIX}blank_points'}
+    return dict(model, pts_bbox_head=head)
 
 
 def _held_out(store, samples, share, seed):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import mmcv
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from ..apis.config import load_config
 from ..apis.latest_checkpoint import find_checkpoint
 from ..apis.train import train_detector
+from ..apis.train_router import train_router
 from ..datasets.sensor_failures import CLEAN, FailureCase
 from ..evaluation.detection_matches import DetectionMatches, paired_bootstrap
 from ..evaluation.nuscenes_scores import DISTANCES, SIZE_GROUPS
@@ -22,6 +23,7 @@ from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
 from ..utils.plain_values import plain_values
 from ..utils.record_file import read_record, write_record
+from ..utils.run_lock import run_lock
 from ..utils.tables import markdown_table, write_csv
 from ..visualization import draw_ablation
 from .child_process import run_in_child
@@ -31,22 +33,34 @@ from .router_controls import CONTROLS
 
 # What a training reads of a config, but for its own folder and the baseline, which is compared by its contents.
 _TRAINING_SETTINGS = ('model', 'data', 'optimizer', 'optimizer_config', 'lr_config', 'momentum_config', 'runner',
-                      'total_epochs', 'custom_hooks', 'fp16')
+                      'total_epochs', 'custom_hooks', 'fp16', 'router_training')
+TRAINS = ('detector', 'router', 'nothing')
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train on from the baseline.
+    """One way to train on from the baseline, or from another arm.
 
     Attributes:
         title: in tables.
         config: file in `configs/`.
         options: see `load_config`.
+        trains: of ``TRAINS``: 'detector', all that the config trains; 'router', that of a detector that stays as it is
+            (`train_router`); 'nothing', the start is tested as it is.
+        after: name of the arm to start from, None for the baseline.
+        against: name of the arm that it is compared with, None for the plan's ``fair``.
     """
 
     title: str
     config: str
     options: dict = field(default_factory=dict)
+    trains: str = 'detector'
+    after: Optional[str] = None
+    against: Optional[str] = None
+
+    def __post_init__(self):
+        if self.trains not in TRAINS:
+            raise ValueError(f'{self.title}: trains must be one of {TRAINS}, got {self.trains!r}')
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ class AblationPlan:
         arms: name -> Arm.
         fair: the arm that the others are compared with: equal training without what is tried.
         controlled: the arm whose router is also tested with other weights, on the failures that it was taught.
+        controls: these weights, 'learned' among them, see `router_controls`.
         cases: FailureCases under which every arm is tested, 'clean' among them.
         baseline: config of the baselines that are trained where none is given.
         published_baselines: seed -> checkpoint to start from.
@@ -68,12 +83,18 @@ class AblationPlan:
     cases: Tuple[FailureCase, ...]
     baseline: str
     published_baselines: Dict[int, str] = field(default_factory=dict)
+    controls: Tuple[str, ...] = CONTROLS
+
+    def reference(self, arm):
+        """Name of the arm that an arm is compared with."""
+        return self.arms[arm].against or self.fair
 
     def select(self, arms=None, cases=None):
         """The plan with fewer arms or other cases.
 
         Args:
-            arms (Sequence[str] | None): of ``arms``; ``fair`` is among them.
+            arms (Sequence[str] | None): of ``arms``; ``fair`` is among them, and what others start from or are compared
+                with comes before these.
             cases (Sequence[FailureCase | str] | None): 'clean' is among them.
 
         Raises:
@@ -82,6 +103,10 @@ class AblationPlan:
         arms = tuple(self.arms if arms is None else arms)
         if self.fair not in arms or not set(arms) <= set(self.arms):
             raise ValueError(f'arms must be of {list(self.arms)}, {self.fair!r} among them, got {list(arms)}')
+        for index, name in enumerate(arms):
+            missing = {self.arms[name].after, self.arms[name].against} - {None, *arms[:index]}
+            if missing:
+                raise ValueError(f'arm {name!r} needs {sorted(missing)} among the arms before it, got {list(arms)}')
         cases = tuple(FailureCase.parse(case) for case in (self.cases if cases is None else cases))
         if FailureCase() not in cases:
             raise ValueError(f"cases must have 'clean' among them, got {list(map(str, cases))}")
@@ -135,10 +160,12 @@ class Ablation:
         pool = ThreadPoolExecutor(self.jobs)
         try:
             for seed in self.baselines:  # a baseline is submitted before the arms that wait for it
-                baseline = pool.submit(self._baseline, seed)
-                runs += [pool.submit(self._arm, arm, seed, baseline) for arm in self.plan.arms]
+                starts = {None: pool.submit(self._baseline, seed)}
+                for name, arm in self.plan.arms.items():  # after what it starts from: no job waits for a later one
+                    starts[name] = pool.submit(self._arm, name, seed, starts[arm.after])
+                    runs.append(starts[name])
             for number, run in enumerate(as_completed(runs), 1):
-                title, log, code = run.result()
+                title, log, code, _ = run.result()
                 print(f'[{number}/{len(runs)}] {time.strftime("%H:%M:%S")} {title}: '
                       f'{"done" if code == 0 else f"FAILED with exit code {code}, see {log}"}', flush=True)
                 if code != 0:
@@ -148,26 +175,43 @@ class Ablation:
         return failed
 
     def _baseline(self, seed):
-        """Path of a seed's baseline, trained here if none is given; None where that failed."""
+        """Title, log, exit code and checkpoint (None where that failed) of a seed's baseline, trained if none is given.
+        """
         if self.baselines[seed] is not None:
-            return self.baselines[seed]
+            return 'baseline', None, 0, self.baselines[seed]
         folder = self.out / f'baseline_seed{seed}'
         print(f'{time.strftime("%H:%M:%S")} baseline of seed {seed}: {folder}', flush=True)
         code = run_in_child(_train, str(self.configs / self.plan.baseline), self.baseline_options, folder,
                             seed, log=folder / 'log.txt')
-        return str(folder / 'latest.pth') if code == 0 else None
+        return 'baseline', folder / 'log.txt', code, str(folder / 'latest.pth') if code == 0 else None
 
-    def _arm(self, name, seed, baseline):
-        """Title, log and exit code of one arm with one seed."""
-        checkpoint = baseline.result()
-        title, folder = f'{self.plan.arms[name].title}, seed {seed}', self._folder(name, seed)
+    def _arm(self, name, seed, start):
+        """Title, log, exit code and checkpoint (None where that failed) of one arm with one seed; ``start``: the future
+        of what it starts from.
+        """
+        arm, folder = self.plan.arms[name], self._folder(name, seed)
+        title = f'{arm.title}, seed {seed}'
+        _, log, _, checkpoint = start.result()
         if checkpoint is None:
-            return title, self.out / f'baseline_seed{seed}/log.txt', 1
+            return title, log, 1, None
         config, options = self._config(name, checkpoint)
         seen = self._seen_cases() - {FailureCase()} if name == self.plan.controlled else ()
-        controls = {str(case): CONTROLS if case in seen else ('learned', ) for case in self.plan.cases}
-        code = run_in_child(_train_and_test, config, options, folder, seed, controls, log=folder / 'log.txt')
-        return title, folder / 'log.txt', code
+        controls = {str(case): self.plan.controls if case in seen else ('learned', ) for case in self.plan.cases}
+        evidence = self.out / f'evidence_{arm.after or "baseline"}_seed{seed}'
+        code = run_in_child(_train_and_test, config, options, folder, seed, controls, arm.trains, evidence,
+                            log=folder / 'log.txt')
+        return title, folder / 'log.txt', code, self._trained(name, seed, checkpoint) if code == 0 else None
+
+    def _trained(self, name, seed, start):
+        """Path of the checkpoint that an arm tests, and others start from."""
+        return start if self.plan.arms[name].trains == 'nothing' else str(self._folder(name, seed) / 'latest.pth')
+
+    def _start(self, name, seed):
+        """Path of the checkpoint that an arm starts from."""
+        after = self.plan.arms[name].after
+        if after is not None:
+            return self._trained(after, seed, self._start(after, seed))
+        return self.baselines[seed] or str(self.out / f'baseline_seed{seed}/latest.pth')
 
     def _config(self, name, checkpoint):
         """Config file and options of an arm that starts from a checkpoint."""
@@ -224,18 +268,23 @@ class Ablation:
         if not path.is_file():
             return f'{arm} is not finished'
         result = read_record(path)
-        checkpoint = self.baselines[seed] or str(self.out / f'baseline_seed{seed}/latest.pth')
+        checkpoint = self._start(arm, seed)
         config = load_config(*self._config(arm, checkpoint))
-        if not Path(checkpoint).is_file() or result.get('key') != training_key(config, seed):
+        if not Path(checkpoint).is_file() \
+                or result.get('key') != training_key(config, seed, self.plan.arms[arm].trains):
             return f'{arm} was made with another config, baseline or data'
         absent = {str(case) for case in self.plan.cases} - set(result['tests'])
         return f'{arm} was not tested under {sorted(absent)}' if absent else None
 
     def _seen_cases(self):
-        """Cases that training draws."""
-        cfg = load_config(self.configs / self.plan.arms[self.plan.fair].config, self.arm_options)
-        mixture = next(step for step in cfg.data.train.pipeline if step.type == 'SimulateFailure')
-        return {FailureCase.parse(case) for case, share in mixture.cases.items() if share > 0}
+        """Cases that a training draws."""
+        seen = set()
+        for arm in self.plan.arms.values():
+            if arm.trains != 'nothing':
+                cfg = load_config(self.configs / arm.config, {**self.arm_options, **arm.options})
+                seen |= {FailureCase.parse(case) for step in cfg.data.train.pipeline if step.type == 'SimulateFailure'
+                         for case, share in step.cases.items() if share > 0}
+        return seen
 
 
 class _Summary:
@@ -250,7 +299,8 @@ class _Summary:
         self.intervals = {arm: {} for arm in arms if arm != self.plan.fair}
         pairs = [(arm, case) for arm in self.intervals for case in cases]
         for arm, case in mmcv.track_iter_progress(pairs, file=sys.stderr):
-            models = [(self.matches[seed, arm, case], self.matches[seed, self.plan.fair, case]) for seed in results]
+            models = [(self.matches[seed, arm, case], self.matches[seed, self.plan.reference(arm), case])
+                      for seed in results]
             self.intervals[arm][case] = paired_bootstrap(models, scenes)._asdict()
 
     def _record(self, seed, arm, case, control='learned'):
@@ -288,12 +338,14 @@ class _Summary:
             'NDS': (self._scores('NDS'), 'As above; mRA: mean over kinds of failures of NDS over clean NDS.'),
         }
         if len(self.arms) > 1:
-            tables['mAP against CMT + failure training'] = (
-                self._differences(), 'Difference with its 95 % interval, paired bootstrap over scenes with the trained '
-                'models held fixed: it says nothing of other seeds and is not corrected for the number of comparisons. '
-                'Bold where it excludes 0. In brackets behind it the difference of each seed.')
+            fair = self.plan.arms[self.plan.fair].title
+            tables[f'mAP against {fair}'] = (
+                self._differences(), 'An arm with "against" in its name is compared with that one. Difference with its '
+                '95 % interval, paired bootstrap over scenes with the trained models held fixed: it says nothing of '
+                'other seeds and is not corrected for the number of comparisons. Bold where it excludes 0. In brackets '
+                'behind it the difference of each seed.')
             tables['Where the differences lie'] = (
-                self._where(), 'Mean over seeds and failures, less the same of CMT + failure training: recall within '
+                self._where(), 'Mean over seeds and failures, less the same of the arm compared with: recall within '
                 '2 m of boxes where a sensor is lost (inside) and elsewhere, AP by size and by distance of centers.')
         if self._controlled_cases():
             title = self.plan.arms[self.plan.controlled].title
@@ -301,13 +353,18 @@ class _Summary:
                 self._controls(), 'off: no bias; averaged: the mean over queries for all; shuffled: dealt out '
                 "anew among queries; oracle: the true targets. Share: gain of the learned weights over off by the "
                 "oracle's.")
-        routing = [arm for arm in self.arms if arm != self.plan.fair]
+        routing = [arm for arm in self.arms if any(self._record(seed, arm, CLEAN)['weights'] for seed in self.results)]
         if routing:
             tables['What the routers did'] = (
                 self._routing(routing), 'LiDAR / camera weight of queries whose place lost nothing, LiDAR, cameras; '
                 'AUROC of the weights against true failure, queries of the clean case among the negatives; LiDAR '
                 "attention: share of the cross-attention, mean over layers, with (without) the router's weights.")
         return tables
+
+    def _compared(self, arm):
+        """Title of an arm in tables of differences."""
+        own = self.plan.arms[arm]
+        return own.title if own.against is None else f'{own.title} (against {self.plan.arms[own.against].title})'
 
     def _scores(self, score):
         rows = []
@@ -325,12 +382,12 @@ class _Summary:
     def _differences(self):
         rows = []
         for arm, intervals in self.intervals.items():
-            row = dict(arm=self.plan.arms[arm].title)
+            row = dict(arm=self._compared(arm))
             for case, interval in intervals.items():
                 text = f'{interval["mean"]:+.3f} [{interval["low"]:+.3f}, {interval["high"]:+.3f}]'
                 text = f'**{text}**' if interval['low'] > 0 or interval['high'] < 0 else text
                 own, fair = (self._over_seeds(lambda seed: self._record(seed, name, case)['scores']['mAP'])
-                             for name in (arm, self.plan.fair))
+                             for name in (arm, self.plan.reference(arm)))
                 row[self._headline(case)] = f'{text} ({", ".join(f"{value:+.3f}" for value in own - fair)})'
             rows.append(row)
         return rows
@@ -344,22 +401,23 @@ class _Summary:
             return _nan_mean([self._record(seed, arm, case)[part][name] for seed in self.results
                               for case in self.cases if case != CLEAN])
 
-        return [dict(arm=self.plan.arms[arm].title, **{title: _signed(mean(arm, *place) - mean(self.plan.fair, *place))
-                                             for title, place in columns.items()})
+        return [dict(arm=self._compared(arm), **{
+            title: _signed(mean(arm, *place) - mean(self.plan.reference(arm), *place))
+            for title, place in columns.items()})
                 for arm in self.arms if arm != self.plan.fair]
 
     def _controlled_cases(self):
         if self.plan.controlled not in self.arms:
             return []
         tests = next(iter(self.results.values()))[self.plan.controlled]['tests']
-        return [case for case in self.cases if set(tests[case]) == set(CONTROLS)]
+        return [case for case in self.cases if set(tests[case]) == set(self.plan.controls) != {'learned'}]
 
     def _controls(self):
         rows = []
         for case in self._controlled_cases():
             means = {control: self._over_seeds(lambda seed: self._record(
-                seed, self.plan.controlled, case, control)['scores']['mAP']).mean() for control in CONTROLS}
-            possible = means['oracle'] - means['off']
+                seed, self.plan.controlled, case, control)['scores']['mAP']).mean() for control in self.plan.controls}
+            possible = means.get('oracle', math.nan) - means.get('off', math.nan)
             share = (means['learned'] - means['off']) / possible if possible > 0.005 else math.nan
             rows.append(dict(case=case, **{control: float(value) for control, value in means.items()},
                              share=float(share)))
@@ -412,19 +470,29 @@ def _scenes(results):
     return next(iter(next(iter(results.values())).values()))['scenes']
 
 
-def training_key(cfg, seed):
-    """16 hex digits that change with all that a training depends on, but for the code: settings, data, start, seed."""
+def training_key(cfg, seed, trains='detector'):
+    """16 hex digits that change with all that a training depends on, but for the code: settings, data, start, seed, and
+    what of the model it trains (of ``TRAINS``).
+    """
     files = [info_file(cfg, 'train'), *([cfg.load_from] if cfg.load_from else [])]
     settings = {name: cfg.get(name) for name in _TRAINING_SETTINGS}
-    return content_key(settings, [file_sha256(path) for path in files], seed)
+    return content_key(settings, [file_sha256(path) for path in files], seed, trains)
 
 
-def _train(config, options, folder, seed):
-    """Train to the end, going on from the latest checkpoint; returns seconds of wall time since the last start."""
+def _train(config, options, folder, seed, trains='detector', evidence=None):
+    """Train to the end, going on from where an earlier run was; returns seconds of wall time since the last start.
+
+    Args:
+        config, options: see `load_config`; ``load_from`` is the start.
+        folder (Path): of the run.
+        seed (int): of the run.
+        trains (str): of ``TRAINS``.
+        evidence (Path | None): folder of what the routers of one detector learn from.
+    """
     start, started, finished = time.perf_counter(), folder / 'started.json', folder / 'finished.json'
     cfg = load_config(config, options)
     cfg.work_dir, cfg.auto_resume = str(folder), True
-    key = training_key(cfg, seed)
+    key = training_key(cfg, seed, trains)
     resumed = find_checkpoint(cfg) is not None
     known = [read_record(path)['key'] for path in (started, finished) if path.is_file()]
     if any(other != key for other in known) or (resumed and not known):
@@ -433,17 +501,21 @@ def _train(config, options, folder, seed):
         return read_record(finished)['seconds']
     folder.mkdir(parents=True, exist_ok=True)
     write_record(started, dict(key=key))
-    train_detector(cfg, Path(config).name, seed=seed, validate=False)
+    if trains == 'detector':
+        train_detector(cfg, Path(config).name, seed=seed, validate=False)
+    elif trains == 'router':
+        with run_lock(evidence):
+            train_router(cfg, cfg.load_from, Path(config).name, seed, workers=1, evidence=evidence / 'rows')
     seconds = time.perf_counter() - start
     write_record(finished, dict(key=key, seconds=seconds, resumed=resumed))
     return seconds
 
 
-def _train_and_test(config, options, folder, seed, controls):
-    """One arm with one seed, in a process of its own; `controls` by case."""
-    seconds = _train(config, options, folder, seed)
+def _train_and_test(config, options, folder, seed, controls, trains, evidence):
+    """One arm with one seed, in a process of its own; `controls` by case; others as of :func:`_train`."""
+    seconds = _train(config, options, folder, seed, trains, evidence)
     cfg = load_config(config, options)
-    test = RobustnessTest(cfg, folder / 'latest.pth', folder / 'tests')
+    test = RobustnessTest(cfg, cfg.load_from if trains == 'nothing' else folder / 'latest.pth', folder / 'tests')
     tests = {case: test.run(case, names) for case, names in controls.items()}
     write_record(folder / 'result.json', dict(
         key=read_record(folder / 'finished.json')['key'], train_seconds=seconds, tests=tests,
