@@ -30,5 +30,7 @@ setup(
     # mmdet3d has to be installed without its own pins, which do not exist for Python 3.11. pip's resolver can do
     # neither, so the pins live in requirements.txt and tools/setup_env.sh installs them in order.
     install_requires=[],
+    # `--rrd` of the tools; numpy stays below 2 for the rest.
+    extras_require=dict(viewer=['rerun-sdk==0.23.1', 'pyarrow<24']),
     zip_safe=False,
 )

@@ -1,10 +1,15 @@
 """The package as users install it: what lands in site-packages, the ways of use, both names, foreign `projects`."""
+import email
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import PurePosixPath
 
 import pytest
+
+from projects.mmdet3d_plugin.visualization.rerun_recording import REQUIREMENTS
 
 # What CMT's own checkout has at this path, as far as it matters here: a package that registers the same names.
 FOREIGN = """
@@ -41,6 +46,27 @@ def site(repo_root, tmp_path_factory):
     copy_sources(repo_root, source)
     install(sys.executable, '--target', target, source)
     return target
+
+
+@pytest.fixture(scope='module')
+def wheel(repo_root, tmp_path_factory):
+    """The wheel that pip builds from a copy of the sources."""
+    source, target = tmp_path_factory.mktemp('wheel_source'), tmp_path_factory.mktemp('wheel')
+    copy_sources(repo_root, source)
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation',
+                    '--disable-pip-version-check', '--wheel-dir', target, source], check=True)
+    path, = target.iterdir()
+    return path
+
+
+@pytest.fixture
+def venv(tmp_path):
+    """Interpreter of a new virtual environment that sees the packages of this one."""
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'venv')], check=True)
+    own, = (tmp_path / 'venv/lib').glob('python*/site-packages')
+    environment, = (path for path in sys.path if path.endswith('site-packages'))
+    (own / 'environment.pth').write_text(f'{environment}\n')
+    return tmp_path / 'venv/bin/python'
 
 
 @pytest.fixture
@@ -180,24 +206,52 @@ def test_lines_of_python_in_the_readme(repo_root, site, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_an_editable_install(repo_root, tmp_path):
+def test_an_editable_install(repo_root, venv, tmp_path):
     """Gives the package its name and puts nothing else of the checkout on the path."""
     source = tmp_path / 'checkout'
     source.mkdir()
     copy_sources(repo_root, source)
-    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'venv')], check=True)
-    own, = (tmp_path / 'venv/lib').glob('python*/site-packages')
-    environment, = (path for path in sys.path if path.endswith('site-packages'))
-    (own / 'environment.pth').write_text(f'{environment}\n')
-    interpreter = tmp_path / 'venv/bin/python'
-    install(interpreter, '--editable', source)
-    done = subprocess.run([interpreter, '-W', 'ignore', '-c', """
+    install(venv, '--editable', source)
+    done = subprocess.run([venv, '-W', 'ignore', '-c', """
 import importlib.util, cmt_aqr
 print(cmt_aqr.__file__)
 specs = [importlib.util.find_spec(name) for name in ('projects', 'tests', 'tools', 'configs', 'setup')]
 print([spec for spec in specs if spec and 'checkout' in str(spec)])
 """], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines() == [str(source / 'projects/mmdet3d_plugin/__init__.py'), '[]'], done.stderr
+
+
+def test_the_wheel_holds_all_of_the_package_and_says_what_it_needs(repo_root, wheel):
+    """Whatever lies in the package is in the wheel, beside the license; the page of a report is part of its module."""
+    plugin = repo_root / 'projects/mmdet3d_plugin'
+    files = (path.relative_to(plugin) for path in plugin.rglob('*') if path.is_file())
+    with zipfile.ZipFile(wheel) as archive:
+        names = [PurePosixPath(name) for name in archive.namelist()]
+        info, = {name.parts[0] for name in names if name.parts[0].endswith('.dist-info')}
+        metadata = email.message_from_bytes(archive.read(f'{info}/METADATA'))
+    assert {name.relative_to('cmt_aqr') for name in names if name.parts[0] == 'cmt_aqr'} == {
+        path for path in files if '__pycache__' not in path.parts}
+    assert {name.parts[0] for name in names} == {'cmt_aqr', info} and 'LICENSE' in {name.name for name in names}
+    assert metadata['Name'] == 'cmt-aqr' and wheel.name == f'cmt_aqr-{metadata["Version"]}-py3-none-any.whl'
+    needed = {tuple(part.strip() for part in line.split(';')) for line in metadata.get_all('Requires-Dist')}
+    assert needed == {(name, 'extra == "viewer"') for name in REQUIREMENTS}
+
+
+def test_the_wheel_in_a_clean_environment(repo_root, wheel, venv, tmp_path):
+    """It builds a head of a config by its name and writes a report."""
+    install(venv, wheel)
+    done = subprocess.run([venv, '-W', 'ignore', '-c', f"""
+from cmt_aqr.apis import load_config
+from cmt_aqr.visualization.html_report import write_report
+from mmdet.models import build_head
+import cmt_aqr
+cfg = load_config({str(repo_root / 'configs/cmt_aqr_synthetic.py')!r})
+print(cmt_aqr.__file__, type(build_head(cfg.model.pts_bbox_head)).__module__)
+write_report('report.html', 'From a wheel', [], [])
+"""], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    package, module = done.stdout.split() or [done.stderr, '']
+    assert package.startswith(str(tmp_path / 'venv/lib')) and module == 'cmt_aqr.models.dense_heads.cmt_head'
+    assert '<h1>From a wheel</h1>' in (tmp_path / 'report.html').read_text()
 
 
 def test_every_config_loads_with_the_installed_package(repo_root, site, tmp_path):

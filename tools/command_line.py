@@ -170,6 +170,18 @@ def existing_checkpoint(path):
     return path if path.startswith(('http://', 'https://')) else existing_file(path)
 
 
+def recording_file(path):
+    """argparse type: the `.rrd` file of a recording to write, where rerun-sdk is installed."""
+    if Path(path).suffix != '.rrd':
+        raise argparse.ArgumentTypeError(f'must end in .rrd, got {path}')
+    from projects.mmdet3d_plugin.visualization.rerun_recording import import_rerun
+    try:
+        import_rerun()
+    except ModuleNotFoundError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
+
+
 def failure_case(text):
     """argparse type: a FailureCase that exists."""
     from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase

@@ -123,22 +123,24 @@ def write_frame(args, cfg, dataset, index, sample, detections):
 
     from projects.mmdet3d_plugin.apis import inference
     from projects.mmdet3d_plugin.visualization import draw_bev, draw_cameras
+    from projects.mmdet3d_plugin.visualization.frame_axes import detection_labels
     info = dataset.get_data_info(index)
     truth = inference.ground_truth(dataset, index)
     stem = osp.join(args.out, f'frame_{index:03d}')
     folder = osp.basename(osp.normpath(args.frame or dataset.data_root))
-    title = f'{folder}, frame {index}, ' + (
-        f'score >= {args.score_thr:g}' if args.checkpoint else 'UNTRAINED weights')
+    weights = osp.basename(args.checkpoint) if args.checkpoint else 'UNTRAINED weights'
+    title = f'{osp.basename(args.config)} + {weights}: {folder}, frame {index}, score ≥ {args.score_thr:g}'
+    labels = detection_labels(detections, dataset.CLASSES)
     inference.write_detections(
         f'{stem}_detections.json', detections, dataset.CLASSES, config=args.config, checkpoint=args.checkpoint,
         sample=info['sample_idx'], score_thr=args.score_thr)
     points, = sample['points']  # one test-time augmentation
     x_min, y_min, _, x_max, y_max, _ = cfg.model.pts_bbox_head.bbox_coder.pc_range
     limit = max(map(abs, (x_min, y_min, x_max, y_max)))
-    draw_bev(f'{stem}_bev.png', points.data.numpy(), truth, detections['boxes_3d'], limit, title)
+    draw_bev(f'{stem}_bev.png', points.data.numpy(), truth, detections['boxes_3d'], limit, title, labels)
     images = [mmcv.imread(file, channel_order='rgb') for file in info['img_filename']]
     names = inference.camera_names(dataset, index)
-    draw_cameras(f'{stem}_cameras.png', images, info['lidar2img'], names, truth, detections['boxes_3d'], title=title)
+    draw_cameras(f'{stem}_cameras.png', images, info['lidar2img'], names, truth, detections['boxes_3d'], title, labels)
 
 
 if __name__ == '__main__':

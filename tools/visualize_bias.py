@@ -29,6 +29,8 @@ def parse_args():
     parser.add_argument('--layer', type=int, default=-1,
                         help='decoder layer whose attention is drawn (default: the last)')
     parser.add_argument('--out', required=True, metavar='DIR', help='folder for pictures and report')
+    parser.add_argument('--rrd', type=command_line.recording_file, metavar='FILE.rrd',
+                        help='recording of all samples and cases to write, for the rerun viewer')
     parser.add_argument('--score-thr', type=command_line.score, default=0.3, metavar='SCORE',
                         help='lowest score of the detections that are drawn (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the failures (default: %(default)s)')
@@ -48,8 +50,11 @@ def main(args):
         find_sample,
         sample_tokens,
     )
+    from projects.mmdet3d_plugin.utils.atomic_file import check_destination
     cfg = load_config(args.config, args.cfg_options)
     check_routes(cfg)
+    if args.rrd is not None:
+        check_destination(args.rrd)
     seed_everything(0)
     datasets = [build_case_dataset(cfg, case, args.frame, args.seed) for case in args.case]
     tokens = sample_tokens(datasets[0])
@@ -74,18 +79,23 @@ def write_report(args, model, datasets, tokens):
 
     from projects.mmdet3d_plugin.apis.routing_snapshot import choose_queries, take_snapshot
     from projects.mmdet3d_plugin.visualization import write_bias_report
+    from projects.mmdet3d_plugin.visualization.rerun_recording import routing_recording
 
     def samples():
         for index in tokens:
             snapshots = [take_snapshot(model, dataset, index, args.layer, args.score_thr) for dataset in datasets]
+            for snapshot in snapshots:
+                record(snapshot, index)
             queries = choose_queries(snapshots) if args.queries is None else args.queries
             yield f'{"sample" if args.frame is None else "frame"} {index}', snapshots, queries
 
     progress = mmcv.ProgressBar(len(tokens) * len(datasets))
-    report = write_bias_report(args.out, f'What the router of {osp.basename(args.config)} does',
-                               report_facts(args, model.pts_bbox_head, tokens), samples(), progress.update,
-                               f'{osp.basename(args.config)} + {osp.basename(args.checkpoint)}')
-    print(f'\npictures are in {args.out}; {report} holds them all')
+    with routing_recording(args.rrd) as record:
+        report = write_bias_report(args.out, f'What the router of {osp.basename(args.config)} does',
+                                   report_facts(args, model.pts_bbox_head, tokens), samples(), progress.update,
+                                   f'{osp.basename(args.config)} + {osp.basename(args.checkpoint)}')
+    print(f'\npictures are in {args.out}; {report} holds them all'
+          + f'; the recording is {args.rrd}' * (args.rrd is not None))
 
 
 def report_facts(args, head, tokens):

@@ -351,7 +351,7 @@ def test_evaluation(frame_dataset):
     ([[4.6, 0]], [0], [np.nan, 0.4]),
     ([[4.6, 0], [4.9, 0]], [0, 0], [np.nan, 0.4]),  # the second comes too late, and the other box is too far away
     ([[1, 0], [0, 0.5]], [0, 0], [1, np.nan]),
-    ([[2.2, 0], [2, 0]], [0, 0], [2, np.nan]),  # 2.2 m is too far, 2 m is not
+    ([[2, 0], [1.99, 0]], [0, 0], [1.99, np.nan]),  # 2 m is too far, as in nuScenes, 1.99 m is not
     ([[0, 0]], [1], [np.nan, np.nan]),  # another class
     ([[np.nan, np.nan]], [0], [np.nan, np.nan]),
     ([], [], [np.nan, np.nan]),

@@ -90,7 +90,7 @@ def test_routers_on_detectors_that_stay(make_ablation, tmp_path):
     assert {row['arm'] for row in record['tables']['What the routers did']} == {
         '+ router', '+ router, without stand-ins', '+ router, nobody confers', 'its router'}
     # Evidence was collected once for both routers of the baseline, and anew for that of the trained detector.
-    assert sorted(path.name for path in tmp_path.glob('evidence_*')) == ['evidence_baseline_seed0', 'evidence_lies_seed0']
+    assert {path.name for path in tmp_path.glob('evidence_*')} == {'evidence_baseline_seed0', 'evidence_lies_seed0'}
     assert 'looked at' not in (tmp_path / 'no_conference_seed0/log.txt').read_text()
     weights = {arm: torch.load(tmp_path / f'{arm}_seed0/latest.pth', weights_only=False)['state_dict']
                for arm in ('plug_in', 'no_conference', 'lies', 'lies_plug_in')}

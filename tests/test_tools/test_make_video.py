@@ -1,3 +1,5 @@
+import sys
+
 import mmcv
 import pytest
 
@@ -22,7 +24,28 @@ def test_a_scene_with_a_failure(make_video, tmp_path):
     assert mmcv.VideoReader(str(out)).frame_cnt == 2 and mmcv.VideoReader(str(out)).fps == 5
 
 
+def test_a_recording_without_a_video(make_video, tmp_path):
+    """Of the same samples, half a second apart, as their timestamps say."""
+    dataframe = pytest.importorskip('rerun.dataframe', reason='rerun-sdk is not installed')
+    text = make_video('--scene', 'scene-0103', '--rrd', tmp_path / 'scene.rrd')
+    assert f'wrote {tmp_path / "scene.rrd"}, 2 frames' in text
+    recording = dataframe.load_recording(str(tmp_path / 'scene.rrd'))
+    table = recording.view(index='time', contents='/clean/points').select().read_all()
+    assert table['frame'].to_pylist() == [0, 1] and table['time'].cast('int64').to_pylist() == [0, 500_000_000]
+    assert all(len(points) > 100 for points in table['/clean/points:Position3D'].to_pylist())
+    assert 'argument --frames: needs --out' in make_video('--scene', 'scene-0103', '--rrd', tmp_path / 'b.rrd',
+                                                          '--frames', tmp_path / 'frames', code=2)
+
+
+def test_a_recording_where_rerun_is_absent(make_video, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'rerun', None)
+    text = make_video('--scene', 'scene-0103', '--rrd', tmp_path / 'scene.rrd', code=2)
+    assert "argument --rrd: recordings for the rerun viewer need rerun-sdk: pip install 'rerun-sdk==" in text
+
+
 @pytest.mark.parametrize('arguments, code, message', [
+    (['--scene', 'scene-0103'], 2, 'one of the arguments --out --rrd is required'),
+    (['--scene', 'scene-0103', '--rrd', 'a.mp4'], 2, 'argument --rrd: must end in .rrd, got a.mp4'),
     (['--scene', 'scene-9999', '--out', 'a.mp4'], None, "no sample of scene 'scene-9999' in the test data: its scenes"),
     (['--scene', 'scene-0103', '--out', 'a.avi'], 2, 'argument --out: must end in .mp4, got a.avi'),
     (['--scene', 'scene-0103', '--out', 'a.mp4', '--fps', '0'], 2, 'must be above 0 and at most 60, got 0'),

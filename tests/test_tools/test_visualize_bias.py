@@ -1,4 +1,5 @@
 import fcntl
+import importlib.util
 import json
 import os
 import pickle
@@ -53,9 +54,10 @@ def visualize(run_tool, repo_root, synthetic_nuscenes):
 
 @pytest.fixture(scope='module')
 def report(visualize, routed, tmp_path_factory):
-    """Folder with a report on a sample, clean and under a failure of LiDAR and cameras."""
+    """Folder with a report on a sample, clean and under a failure of LiDAR and cameras; a recording where rerun is."""
     out = tmp_path_factory.mktemp('report')
-    visualize(routed, '--sample', 2, '--case', COMPOSITE, '--queries', 7, '--out', out)
+    recording = ['--rrd', out.with_suffix('.rrd')] if importlib.util.find_spec('rerun') else []
+    visualize(routed, '--sample', 2, '--case', COMPOSITE, '--queries', 7, '--out', out, *recording)
     return out
 
 
@@ -82,6 +84,20 @@ def test_pictures_and_report(report, routed, synthetic_nuscenes):
     for file in files:
         image = cv2.imread(str(report / file))
         assert min(image.shape[:2]) > 600 and (image != 255).any(axis=2).mean() > 0.02
+
+
+def test_the_recording_beside_it(report):
+    """Both cases, at the number of the sample."""
+    rerun = pytest.importorskip('rerun', reason='rerun-sdk is not installed')
+    dataframe = pytest.importorskip('rerun.dataframe')
+    recording = dataframe.load_recording(str(report.with_suffix('.rrd')))
+    counts = []
+    for case in ('clean', COMPOSITE):
+        place = rerun.new_entity_path([case, 'points'])
+        table = recording.view(index='frame', contents=place).select().read_all()
+        assert table['frame'].to_pylist() == [2]
+        counts.append(len(table[f'{place}:Position3D'].to_pylist()[0]))
+    assert 100 < counts[1] < 0.7 * counts[0]
 
 
 def infos(folder):

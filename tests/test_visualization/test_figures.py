@@ -1,7 +1,7 @@
 import pytest
 
 from projects.mmdet3d_plugin.visualization import LINE_STYLES
-from projects.mmdet3d_plugin.visualization.figures import legend_above, legend_below, new_figure
+from projects.mmdet3d_plugin.visualization.figures import legend_above, legend_below, legend_under, new_figure
 
 
 @pytest.mark.parametrize('width', [3, 6, 20])
@@ -37,6 +37,17 @@ def test_a_legend_below_the_panels(columns, rows):
     assert [text.get_text() for text in legend.get_texts()] == ['a', 'b', 'c']
     assert len({round(text.get_window_extent().y0) for text in legend.get_texts()}) == rows
     assert -1 <= legend.get_window_extent().y0 and legend.get_window_extent().y1 <= axes.get_window_extent().y0
+
+
+def test_a_legend_right_under_axes_that_leave_room():
+    figure = new_figure((4, 10))
+    axes = figure.subplots()
+    axes.set(aspect='equal', xlabel='x')
+    legend_under(axes, [axes.plot([0, 1], label=label)[0] for label in 'abc'], 2)
+    figure.draw_without_rendering()
+    legend, label = axes.get_legend().get_window_extent(), axes.xaxis.label.get_window_extent()
+    assert label.y0 - 30 < legend.y1 <= label.y0 + 3
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['a', 'b', 'c']
 
 
 def test_no_legend_without_entries():

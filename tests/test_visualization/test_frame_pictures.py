@@ -60,6 +60,21 @@ def test_boxes_of_the_real_frame_appear_in_the_camera_that_sees_them(tmp_path, r
     assert (np.abs(pixels[:, 0] - 0.5) < 0.17).all() and (pixels[:, 1] < 0.5).all()
 
 
+def test_labels_stand_beside_detections(tmp_path):
+    found = boxes([0., 15, -1, 4, 2, 2, 0])
+    black = [np.zeros((900, 1600, 3), np.uint8)]
+    for name, labels in (('with', ['car 0.83']), ('without', ())):
+        draw_bev(tmp_path / f'{name}_bev.png', np.zeros((0, 3)), detections=found, labels=labels)
+        draw_cameras(tmp_path / f'{name}_cameras.png', black, [LIDAR2IMG], ['front'], detections=found, labels=labels)
+    for picture in ('bev', 'cameras'):
+        labeled, plain = (imread(str(tmp_path / f'{name}_{picture}.png')).astype(int) for name in ('with', 'without'))
+        changed = np.argwhere((labeled != plain).any(axis=-1)) / labeled.shape[:2]
+        box = where(tmp_path / f'without_{picture}.png', ORANGE)[:, ::-1]
+        box = box[box[:, 0] < 0.8]  # without the legend
+        assert len(changed) > 50 and (np.ptp(changed, axis=0) < 0.15).all()
+        assert (abs(changed.mean(axis=0) - box.mean(axis=0)) < 0.2).all()
+
+
 def test_nothing_is_left_of_a_picture_that_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match='not supported'):
         draw_bev(tmp_path / 'bev.unknown', np.zeros((1, 3)))

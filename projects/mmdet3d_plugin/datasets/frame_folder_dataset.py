@@ -8,8 +8,10 @@ from mmdet.datasets import DATASETS
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.datasets import Custom3DDataset
 from mmdet3d.utils import get_root_logger
+from scipy.spatial.distance import cdist
 
 from ..core.bbox.detection_records import detection_records
+from ..core.greedy_match import greedy_match
 from ..utils.atomic_file import atomic_path
 from ..utils.restricted_pickle import load_pickle
 from .camera_geometry import calibration_problem, camera_matrices
@@ -297,7 +299,7 @@ class FrameFolderDataset(Custom3DDataset):
         """Recall of ground-truth boxes and how far the found centers are off.
 
         In every frame detections claim, in the order of their scores, the nearest box of their class that is still
-        free and whose center is at most ``max_distance`` away in BEV (the matching of the nuScenes benchmark).
+        free and whose center is less than ``max_distance`` away in BEV (the matching of the nuScenes benchmark).
 
         Args:
             results (list[dict]): One per frame, ``boxes_3d``, ``scores_3d`` and ``labels_3d``, or these under
@@ -389,12 +391,11 @@ def center_errors(centers, labels, gt_centers, gt_labels, max_distance):
     Returns:
         np.ndarray: (G,).
     """
-    errors = np.full(len(gt_centers), np.nan)
-    for center, label in zip(centers, labels):
-        distances = np.linalg.norm(gt_centers[:, :2] - center[:2], axis=1)  # (G,)
-        distances[(gt_labels != label) | np.isfinite(errors)] = np.inf
-        if distances.min(initial=np.inf) <= max_distance:
-            errors[distances.argmin()] = distances.min()
+    distances = cdist(centers[:, :2], gt_centers[:, :2])  # (D, G)
+    distances[labels[:, None] != gt_labels] = np.inf
+    match = greedy_match(distances, max_distance)
+    errors, found = np.full(len(gt_centers), np.nan), np.flatnonzero(match >= 0)
+    errors[match[found]] = distances[found, match[found]]
     return errors
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 from nuscenes.eval.common.utils import center_distance
 
+from ..core.greedy_match import greedy_match
 from ..utils.atomic_file import atomic_path
 from .nuscenes_scores import CLASSES, DISTANCES, ERRORS
 from .true_positive_errors import TruePositiveTies, box_errors, nds
@@ -126,7 +127,7 @@ def match_detections(gt_boxes, pred_boxes, class_names=CLASSES, distances=DISTAN
         row, column = np.array(rows[cell]), np.array(columns[cell])
         distance = np.array([[center_distance(truths[g], found[d]) for g in column] for d in row])
         for i, threshold in enumerate(distances):
-            match = _greedy_match(distance, threshold)
+            match = greedy_match(distance, threshold)
             is_tp[row, i] = match >= 0
             if threshold == RECALL_DISTANCE:
                 hits, owners = row[match >= 0], column[match[match >= 0]]
@@ -161,26 +162,6 @@ def _by_cell(label, sample):
     for position, cell in enumerate(zip(label.tolist(), sample.tolist())):
         cells[cell].append(position)
     return cells
-
-
-def _greedy_match(distance, threshold):
-    """For every detection, best first, the ground-truth box that it takes, -1 for none.
-
-    Args:
-        distance (ndarray): (D, G) between detections and ground-truth boxes, m.
-        threshold (float): a match is nearer than this, m.
-
-    Returns:
-        ndarray: (D,) column indices.
-    """
-    match = np.full(len(distance), -1)
-    free = distance.copy()  # taken boxes are infinitely far
-    for row in np.flatnonzero((distance < threshold).any(axis=1)):
-        column = free[row].argmin()
-        if free[row, column] < threshold:
-            match[row] = column
-            free[:, column] = np.inf
-    return match
 
 
 def average_precisions(matches, weights=None):

@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from .ray_casting import cast_rays
 from .world import yaw_matrix
@@ -62,20 +63,12 @@ def draw_cameras(rng, width, height):
     cameras = {}
     for name, (position, yaw, focal) in _CAMERAS.items():
         position = np.array(position) + rng.uniform(-0.02, 0.02, 3)
-        tilt = _rotation_vector(np.deg2rad(rng.uniform(-0.5, 0.5, 3)))
+        tilt = Rotation.from_rotvec(rng.uniform(-0.5, 0.5, 3), degrees=True).as_matrix()
         rotation = yaw_matrix(np.deg2rad(yaw)) @ _CAMERA_TO_EGO @ tilt
         scale = width / 1600
         intrinsic = np.array([[focal * scale, 0, 816 * scale], [0, focal * scale, 491 * height / 900], [0, 0, 1.0]])
         cameras[name] = Camera(Mount(position, rotation), intrinsic, width, height)
     return cameras
-
-
-def _rotation_vector(vector):
-    """(3, 3) of a small rotation vector, rad, by Rodrigues' formula."""
-    angle = np.linalg.norm(vector)
-    x, y, z = vector / angle
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 def scan(world, boxes, mount, rng, azimuths):

@@ -62,3 +62,15 @@ def legend_below(figure, handles, columns=None):
     """
     if handles:
         figure.legend(handles=handles, loc='outside lower center', ncols=columns or len(handles), frameon=False)
+
+
+def legend_under(axes, handles, columns):
+    """Put a legend right under axes, for those that a figure leaves more room than they fill.
+
+    Args:
+        axes (Axes): with a label of its x axis.
+        handles (Sequence): with labels of their own.
+        columns (int): entries in a row.
+    """
+    axes.legend(handles=handles, loc='upper center', bbox_to_anchor=(0.5, 0), ncols=columns, frameon=False,
+                borderaxespad=3.6)  # of the font's size: below ticks and label, however large the axes are

@@ -7,8 +7,8 @@ from matplotlib.patheffects import withStroke
 from .box_edges import BOTTOM, project_edges
 
 # Okabe and Ito's palette, told apart with all common forms of color blindness; in gray the line styles differ.
-_GROUND_TRUTH = dict(colors='#56B4E9', linestyles='solid')
-_DETECTIONS = dict(colors='#D55E00', linestyles=(0, (4, 1.5)))
+BOX_STYLES = {'ground truth': dict(colors='#56B4E9', linestyles='solid'),
+              'detections': dict(colors='#D55E00', linestyles=(0, (4, 1.5)))}
 POINT_COLOR = '#8C8C8C'
 _LABEL = dict(fontsize=6.5, color='#8A3A00', clip_on=True, zorder=5,
               path_effects=[withStroke(linewidth=1.8, foreground='white', alpha=0.85)])
@@ -44,7 +44,7 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
         closed = np.concatenate([corners, corners[:, :1]], axis=1)  # (N, 5, 2)
         axes.add_collection(LineCollection([*closed, *np.stack([center, front], axis=1)], linewidths=1.4, **style))
         handles.append(_legend_entry(name, boxes, style, counts))
-        for label, place in zip(labels if style is _DETECTIONS else (), corners.max(axis=1)):
+        for label, place in zip(labels if name == 'detections' else (), corners.max(axis=1)):
             axes.annotate(label, place, xytext=(1, 1), textcoords='offset points', **_LABEL)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
     axes.set(xlabel='x, to the right (m)', ylabel='y, forward (m)')
@@ -63,11 +63,11 @@ def draw_frame_view(axes, image, lidar2img, ground_truth=None, detections=None, 
     """
     axes.imshow(image, cmap='gray', vmin=0, vmax=255)
     height, width = image.shape[:2]
-    for _, boxes, style in _layers(ground_truth, detections):
+    for name, boxes, style in _layers(ground_truth, detections):
         segments = project_edges(boxes.corners.cpu().numpy(), lidar2img)
         outline = withStroke(linewidth=2.0, foreground='black', alpha=0.5)  # for pale surfaces
         axes.add_collection(LineCollection(segments, linewidths=1.1, path_effects=[outline], **style))
-        for label, box in zip(labels if style is _DETECTIONS else (), boxes.corners.cpu().numpy()):
+        for label, box in zip(labels if name == 'detections' else (), boxes.corners.cpu().numpy()):
             edges = project_edges(box[None], lidar2img)
             (left, top), (right, bottom) = (getattr(edges, end)((0, 1)) if len(edges) else (-1, -1) for end in
                                             ('min', 'max'))
@@ -114,7 +114,7 @@ def camera_grid(names):
 
 
 def _layers(ground_truth, detections):
-    layers = (('ground truth', ground_truth, _GROUND_TRUTH), ('detections', detections, _DETECTIONS))
+    layers = zip(BOX_STYLES, (ground_truth, detections), BOX_STYLES.values())
     return [layer for layer in layers if layer[1] is not None]
 
 

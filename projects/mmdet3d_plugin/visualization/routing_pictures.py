@@ -36,7 +36,7 @@ def draw_routing(path, snapshots, queries=(), title=None):
 
 def routing_figure(snapshots, queries=(), title=None):
     """The figure of `draw_routing`."""
-    figure = new_figure((9.4 * len(snapshots) + 1.2, 11))
+    figure = new_figure((9.4 * len(snapshots) + 1.2, 10.3))
     axes = figure.subplots(1, len(snapshots), squeeze=False)[0]
     handles = {}
     for place, snapshot in zip(axes, snapshots):

@@ -5,7 +5,7 @@ from pathlib import Path
 import mmcv
 
 from ..utils.atomic_file import atomic_path
-from .figures import legend_below, new_figure, save_figure
+from .figures import legend_under, new_figure, save_figure
 from .frame_axes import camera_grid
 from .preference_colors import preference_bar
 from .routing_pictures import caption, draw_routing_bev, draw_routing_view
@@ -56,7 +56,7 @@ def scene_figure(snapshot, title):
     bev = left.subplots()
     handles = draw_routing_bev(bev, snapshot)
     bev.set_title(caption(snapshot, snapshot.regions(), width=85), fontsize=9, loc='left')
-    legend_below(left, handles, columns=3)
+    legend_under(bev, handles, columns=3)
     order, rows, columns = camera_grid(snapshot.camera_names)
     axes = right.subplots(rows, columns, squeeze=False).flatten()
     for place, view in zip(axes, order):

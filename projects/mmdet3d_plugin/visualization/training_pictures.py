@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 
 from ..apis.inference import input_images
-from .figures import new_figure, save_figure
+from .figures import legend_under, new_figure, save_figure
 from .frame_axes import camera_grid, draw_frame_bev, draw_frame_view
 
 
@@ -39,5 +39,5 @@ def draw_training_sample(path, sample, class_names, limit=54.0, title=None):
     counts = Counter(class_names[label] for label in sample['gt_labels_3d'].data.tolist())
     words = ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'no boxes'
     figure.suptitle('\n'.join(filter(None, [title, words])), fontsize=10)
-    bev.legend(handles=handles, loc='upper center', bbox_to_anchor=(0.5, -0.09), ncols=3, frameon=False, fontsize=8)
+    legend_under(bev, handles, columns=3)
     save_figure(figure, path)

@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ..camera_geometry import camera_matrices
 from .registry import register_failure
@@ -48,7 +49,7 @@ class CalibrationNoise:
 
     def apply(self, results, rng):
         axes = rng.standard_normal((len(results['lidar2cam']), 3))
-        turned = [_rotation(axis, np.deg2rad(self.degrees)) @ lidar2cam
+        turned = [_rotation(axis, self.degrees) @ lidar2cam
                   for axis, lidar2cam in zip(axes, results['lidar2cam'])]
         results.update(camera_matrices(turned, results['cam_intrinsic']))
         return dict(is_graded=True, details=dict(degrees=self.degrees))
@@ -80,7 +81,7 @@ class Miscalibration:
         believed = list(results['lidar2cam'])
         for view in np.flatnonzero(lost):
             axis, direction = rng.standard_normal((2, 3))
-            error = _rotation(axis, np.deg2rad(degrees))
+            error = _rotation(axis, degrees)
             error[:3, 3] = meters * direction / np.linalg.norm(direction)
             believed[view] = error @ believed[view]
         for key, wrong in camera_matrices(believed, results['cam_intrinsic']).items():
@@ -88,10 +89,8 @@ class Miscalibration:
         return dict(views_lost=lost, details=dict(miscalibration=dict(degrees=degrees, meters=meters)))
 
 
-def _rotation(axis, angle):
-    """(4, 4) rotation about an axis (3,) of any length > 0 by an angle in rad (Rodrigues)."""
-    x, y, z = axis / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+def _rotation(axis, degrees):
+    """(4, 4) rotation about an axis (3,) of any length > 0."""
     turn = np.eye(4)
-    turn[:3, :3] += np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    turn[:3, :3] = Rotation.from_rotvec(degrees * axis / np.linalg.norm(axis), degrees=True).as_matrix()
     return turn
