@@ -79,7 +79,7 @@ draw() {
     rm -rf $work/pictures
     "$python" tools/demo.py $baseline_config $baseline --sample 0 10 --out $work/pictures/baseline
     "$python" tools/demo.py $aqr_config $aqr --sample 0 10 --out $work/pictures/aqr
-    "$python" tools/visualize_bias.py $aqr_config $aqr --sample 0 --case stale_views:3@3 --out $work/pictures/router
+    "$python" tools/visualize_bias.py $aqr_config $aqr --sample 0 --case glare:3@3 --out $work/pictures/router
 }
 
 step 'environment' '' tools/setup_env.sh
@@ -97,6 +97,6 @@ printf '\n'
 cat $work/robustness/robustness.md
 printf '\n(off: the baseline; learned: with its router.) For spreadsheets: %s\npictures:\n' $work/robustness/robustness.csv
 ls $work/pictures/*/*.png
-printf '\nOpen %s: what the router decided, clean and with three cameras that show another scene.\n' \
+printf '\nOpen %s: what the router decided, clean and with three cameras that are dazzled.\n' \
     $work/pictures/router/report.html
 printf '\n%d s in all\n' $SECONDS

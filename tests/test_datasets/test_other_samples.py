@@ -11,13 +11,16 @@ import cv2
 import numpy as np
 import pytest
 from mmcv import Config
+from mmdet.datasets import RepeatDataset
 from mmdet3d.core.points import LiDARPoints
 from mmdet3d.datasets import build_dataset
 from mmdet3d.datasets.builder import OBJECTSAMPLERS
-from torch.utils.data import DataLoader
+from mmdet3d.datasets.dataset_wrappers import CBGSDataset
+from torch.utils.data import ConcatDataset, DataLoader
 
 from projects.mmdet3d_plugin.apis.failing_sensors import with_failure
 from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset, FrameFolderDataset
+from projects.mmdet3d_plugin.datasets.other_samples import scene_numbers
 from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase, failure_rng
 
 VIEWS = ('CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_FRONT_LEFT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_BACK_RIGHT')
@@ -156,6 +159,18 @@ def test_scene_tokens_count_where_there_are_any(tmp_path, named):
     assert shown_cloud(samples['A2']) == ('A3' if named else 'A1')
     assert samples['A2']['failure'].details['stale_lidar']['fallback'] == named
     assert samples['B0']['failure'].details['stale_lidar']['seconds'] == (pytest.approx(8.5) if named else None)
+
+
+def test_scenes_of_sets_that_repeat_and_join(keyframes):
+    dataset = nuscenes(keyframes, 'clean')
+    own = scene_numbers(dataset)
+    names = [info['token'][0] for info in dataset.data_infos]
+    assert len(set(zip(own, names))) == len(set(own)) == len(set(names)) == 3
+    np.testing.assert_array_equal(scene_numbers(RepeatDataset(dataset, 2)), np.tile(own, 2))
+    joined = scene_numbers(ConcatDataset([dataset, dataset]))
+    assert len(set(joined)) == 6 and len(set(zip(joined, 2 * names))) == 6
+    balanced = CBGSDataset(dataset)
+    np.testing.assert_array_equal(scene_numbers(balanced), own[balanced.sample_indices])
 
 
 def test_every_third_keyframe_is_a_scene_still(keyframes):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,17 @@ def test_titles_say_where_attention_goes():
     assert added.replace('−', '-') == f'what the bias adds: LiDAR {gain:+.1%}, cameras {-gain:+.1%}'
     folded = query_figure(make_snapshot(), QUERY).subfigs[1].get_suptitle().replace('−', '-')
     assert folded.endswith(f'; bias on all scores: LiDAR {lidar:+.2f}, cameras {camera:+.2f}')
+
+
+def test_titles_name_what_goes_to_stand_ins():
+    snapshot = make_snapshot()
+    biased, unbiased = snapshot.attention([QUERY])
+    left = biased.copy()
+    left[:, 42:] *= 0.25  # a query that distrusts the cameras
+    snapshot = dataclasses.replace(snapshot, attention=lambda queries: (left, unbiased))
+    title = query_figure(snapshot, QUERY).subfigs[1].get_suptitle()
+    lidar, cameras = left[0, :42].sum(), left[0, 42:].sum()
+    assert f': LiDAR {lidar:.1%}, cameras {cameras:.1%}, stand-ins {1 - lidar - cameras:.1%}; bias' in title
 
 
 def test_a_neutral_query(tmp_path):

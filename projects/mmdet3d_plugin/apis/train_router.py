@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from ..core.arguments import check_count, check_factor
+from ..datasets.other_samples import scene_numbers
 from ..datasets.sensor_failures import CLEAN
 from ..models.utils.aqr.aqr import PREFIX
 from ..models.utils.aqr.conferring_router import mean_states
@@ -39,7 +40,8 @@ class RouterTraining:
 
     Attributes:
         samples (int): that the detector looks at, drawn from ``data.train``.
-        held_out (float): share of the dataset's samples, in [0, 1), whose evidence serves the report and calibration.
+        held_out (float): share of the scenes, in [0, 1), whose evidence the router does not learn from; it serves the
+            report.
         batch (int): samples a step.
         iters (int): steps.
         lr, weight_decay (float): of AdamW; the rate rises and falls once (one-cycle).
@@ -108,9 +110,10 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     with run_lock(work_dir), run_lock(evidence):
         store = EvidenceStore(evidence, settings.samples, key)
         collect_evidence(model, dataset, store, cfg.seed, workers, cfg.data.get('samples_per_gpu', 1))
-        held_out = _held_out(store, len(dataset), settings.held_out, cfg.seed)
+        scenes = scene_numbers(dataset)[store.column('sample')]
+        held_out = _held_out(scenes, settings.held_out, cfg.seed)
         _learn(model, store, held_out, settings, cfg, work_dir)
-        _learn_familiar(model.pts_bbox_head.aqr_router, store, held_out, settings.batch)
+        _learn_familiar(model.pts_bbox_head.aqr_router, store, scenes, settings.batch)
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, cases=rows)))
@@ -128,10 +131,13 @@ def _what_looks_depend_on(model):
     return dict(model, pts_bbox_head=head)
 
 
-def _held_out(store, samples, share, seed):
-    """(N,) bool, rows of samples that the router does not learn from."""
-    chosen = np.random.default_rng((seed, 1)).random(samples) < share
-    return chosen[store.column('sample')]
+def _held_out(scenes, share, seed):
+    """(N,) bool, rows of scenes (N,) that the router does not learn from: a share of the scenes, one at least where the
+    share is above 0 and there are two, never all.
+    """
+    known = np.unique(scenes)
+    count = min(max(round(share * len(known)), int(share > 0)), len(known) - 1)
+    return np.isin(scenes, np.random.default_rng((seed, 1)).permutation(known)[:count])
 
 
 class _Learner(nn.Module):
@@ -169,14 +175,13 @@ def _learn(model, store, held_out, settings, cfg, work_dir):
         runner.run([loader], [('train', 1)])
 
 
-def _learn_familiar(router, store, held_out, batch):
+def _learn_familiar(router, store, scenes, batch):
     states = []
     for start in range(0, len(store), batch):
         lidar, camera = (torch.from_numpy(np.array(store.column(f'{sensor}_states')[start:start + batch]))
                          for sensor in MODALITIES)
         states.append(mean_states(Looks(lidar, camera, None, None), torch.ones(lidar.shape[:2], dtype=torch.bool)))
-    states, is_held_out = torch.cat(states).to(default_device()), torch.from_numpy(held_out)
-    router.learn_familiar(states[~is_held_out], states[is_held_out if is_held_out.any() else ~is_held_out])
+    router.learn_familiar(torch.cat(states).to(default_device()), torch.from_numpy(scenes).to(default_device()))
 
 
 @torch.no_grad()

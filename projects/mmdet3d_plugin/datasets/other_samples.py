@@ -90,6 +90,21 @@ def needs_other_samples(dataset):
     return any('other_samples' in getattr(transform, 'needs', ()) for transform in transforms)
 
 
+def scene_numbers(dataset):
+    """Scene numbers (N,) of the samples of a data set with ``data_infos``, or of one that repeats, balances or joins
+    such (RepeatDataset, CBGSDataset, ConcatDataset); see :class:`OtherSamples` for how scenes are told apart.
+    """
+    if hasattr(dataset, 'data_infos'):
+        return _scenes_and_times(dataset)[0]
+    if hasattr(dataset, 'datasets'):
+        parts = [scene_numbers(part) for part in dataset.datasets]
+        ends = np.cumsum([0, *(part.max() + 1 for part in parts)])
+        return np.concatenate([part + end for part, end in zip(parts, ends)])
+    inner = scene_numbers(dataset.dataset)
+    order = getattr(dataset, 'sample_indices', None)
+    return inner[np.arange(len(dataset)) % len(inner)] if order is None else inner[np.asarray(order)]
+
+
 def _scenes_and_times(dataset):
     """Scene numbers (N,) and time stamps (N,) in s of the samples of a data set, kept with its list of records."""
     kept = getattr(dataset, '_scenes_and_times', None)

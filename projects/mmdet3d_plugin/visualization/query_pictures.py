@@ -39,8 +39,7 @@ def query_figure(snapshot, query, title=None):
     attention_norm = LogNorm(largest * 10**-_DECADES, largest)
     peak = snapshot.peak_bias()
     bias_norm = signed_norm(np.abs(peak).max())
-    without, with_bias = (f'LiDAR {share:.1%}, cameras {1 - share:.1%}' for share in (
-        part[:snapshot.layout.num_bev].sum() for part in (unbiased, biased)))
+    without, with_bias = (_shares(part, snapshot.layout.num_bev) for part in (unbiased, biased))
     bias_words = f'LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}'
     gained = biased - unbiased
     shown = [
@@ -70,6 +69,14 @@ def query_figure(snapshot, query, title=None):
         part.suptitle(name, fontsize=12)
     figure.suptitle(title, fontsize=13)
     return figure
+
+
+def _shares(attention, num_bev):
+    """In words, how much of a query's attention (F,) goes to each sensor's tokens and, if any, to stand-ins."""
+    lidar, cameras = attention[:num_bev].sum(), attention[num_bev:].sum()
+    stand_ins = 1 - lidar - cameras
+    text = f'LiDAR {lidar:.1%}, cameras {cameras:.1%}'
+    return f'{text}, stand-ins {stand_ins:.1%}' if stand_ins >= 5e-4 else text
 
 
 def draw_token_bev(axes, snapshot, query, values, cmap, norm):

@@ -131,19 +131,36 @@ def test_distance_is_that_of_mahalanobis():
     """Against scipy, on samples whose states are correlated; queries without a say do not count."""
     router, rng = make(), np.random.default_rng(0)
     mixing = rng.normal(size=(2 * CHANNELS, 2 * CHANNELS))
-    states = torch.as_tensor(rng.normal(size=(400, 2 * CHANNELS)) @ mixing + 3, dtype=torch.float32)
-    router.learn_familiar(states[:300], states[300:], share=0.9)
+    states = torch.as_tensor(rng.normal(size=(300, 2 * CHANNELS)) @ mixing + 3, dtype=torch.float32)
+    router.learn_familiar(states, torch.arange(300))
     arguments = inputs()
     looks, has_say = arguments['looks'], arguments['has_say']
     found = router.distance(looks, has_say)
-    covariance = np.cov(states[:300].double().numpy().T)
-    inverse = np.linalg.inv(covariance + 1e-3 * np.diag(covariance).mean() * np.eye(len(covariance)))
     for sample in range(BATCH):
         both = torch.cat([looks.lidar_states[sample], looks.camera_states[sample]], dim=-1)[has_say[sample]]
-        expected = mahalanobis(both.mean(dim=0).double(), states[:300].double().mean(dim=0), inverse)
-        assert found[sample].item() == pytest.approx(expected, rel=1e-3)
-    own = [mahalanobis(row, states[:300].double().mean(dim=0), inverse) for row in states[300:].double()]
-    assert (np.array(own) <= router.familiar_limit.item() * (1 + 1e-4)).mean() == pytest.approx(0.9, abs=0.011)
+        assert found[sample].item() == pytest.approx(distance_to(both.mean(dim=0), states), rel=1e-3)
+
+
+def distance_to(state, known):
+    known = known.double().numpy()
+    covariance = np.cov(known.T)
+    covariance += 1e-3 * np.diag(covariance).mean() * np.eye(len(covariance))
+    return mahalanobis(state.double().numpy(), known.mean(axis=0), np.linalg.inv(covariance))
+
+
+def test_the_limit_is_that_of_scenes_that_were_left_out():
+    """Samples of a scene are alike: among themselves they lie much nearer than a new scene does."""
+    router, generator = make(), torch.Generator().manual_seed(0)
+    scenes = torch.arange(24).repeat_interleave(5)
+    states = torch.randn(24, 2 * CHANNELS, generator=generator)[scenes]
+    states = states + 0.05 * torch.randn(states.shape, generator=generator)
+    router.learn_familiar(states, scenes + 100, share=0.9, folds=4)
+    own = [distance_to(state, states[scenes % 4 != scene % 4]) for state, scene in zip(states, scenes)]
+    assert router.familiar_limit.item() == pytest.approx(np.quantile(own, 0.9), rel=1e-3)
+    among_themselves = [distance_to(state, states) for state in states]
+    assert router.familiar_limit > 1.5 * np.quantile(among_themselves, 0.9)
+    router.learn_familiar(states, torch.zeros(120, dtype=torch.int64), share=0.9)  # a single scene
+    assert router.familiar_limit.item() == pytest.approx(np.quantile(among_themselves, 0.9), rel=1e-3)
 
 
 def test_what_is_unfamiliar_is_not_judged():
@@ -151,7 +168,7 @@ def test_what_is_unfamiliar_is_not_judged():
     before = router(**arguments)[:2]
     states = mean_states(arguments['looks'], arguments['has_say'])  # (B, 2 C)
     near = states[:1] + 0.1 * torch.randn(50, 2 * CHANNELS)  # around the first sample alone
-    router.learn_familiar(near[:40], near[40:], share=1.0)
+    router.learn_familiar(near, torch.arange(50), share=1.0)
     after = router(**arguments)[:2]
     for old, new in zip(before, after):
         assert torch.equal(new[0], old[0]) and not torch.equal(old[1], new[1])
@@ -164,7 +181,7 @@ def test_what_is_unfamiliar_is_not_judged():
 def test_bad_samples_to_be_familiar_with(count, share):
     states = torch.randn(count, 2 * CHANNELS)
     with pytest.raises(ValueError, match='learn_familiar needs a share'):
-        make().learn_familiar(states, states, share)
+        make().learn_familiar(states, torch.arange(count), share)
 
 
 def test_without_layers_each_query_judges_alone():

@@ -8,7 +8,7 @@ from ..geometry import full_precision
 from .query_projection import project_queries
 
 _SENSORS = 2  # LiDAR and cameras
-_LEAST_VARIANCE = 1e-3  # share of the mean variance, see ConferringRouter.learn_familiar
+_LEAST_VARIANCE = 1e-3  # see _normal
 
 
 @TRANSFORMER.register_module()
@@ -130,34 +130,37 @@ class ConferringRouter(BaseModule):
     @torch.no_grad()
     def distance(self, looks, has_say):
         """Mahalanobis distance (B,) of samples' mean states to those of training; 0 before any were learned."""
-        return self._distance(mean_states(looks, has_say))
-
-    def _distance(self, states):
-        away = states - self.familiar_mean
-        return ((away @ self.familiar_precision) * away).sum(dim=-1).clamp(min=0).sqrt()
+        return _mahalanobis(mean_states(looks, has_say), self.familiar_mean, self.familiar_precision)
 
     @torch.no_grad()
-    def learn_familiar(self, states, held_out, share=0.99):
+    def learn_familiar(self, states, scenes, share=0.99, folds=10):
         """Take samples as what is familiar from now on.
 
+        How far new scenes lie from known ones is found by leaving scenes out (cross validation): samples of one scene
+        are alike, and would make the limit too narrow for the next scene.
+
         Args:
-            states (Tensor): (N, 2 C) :func:`mean_states` of the samples of training.
-            held_out (Tensor): (M, 2 C), M >= 1, of other samples of the same kind.
-            share (float): of the held-out samples that count as familiar, in (0, 1].
+            states (Tensor): (N, 2 C) :func:`mean_states` of samples.
+            scenes (Tensor): (N,) int, which scene each comes from.
+            share (float): of samples of new scenes that count as familiar, in (0, 1].
+            folds (int): groups of scenes, each left out once; samples of a single scene measure themselves.
 
         Raises:
-            ValueError: for a share out of range, or fewer than two samples of training.
+            ValueError: for a share out of range, or fewer than two samples.
         """
         if not 0 < share <= 1 or len(states) < 2:
             raise ValueError(f'learn_familiar needs a share in (0, 1] and at least 2 samples, got {share} and '
                              f'{len(states)}')
         states = states.double()
-        covariance = torch.cov(states.T)
-        # Some of the mean variance to every direction: few samples leave directions without any.
-        covariance += _LEAST_VARIANCE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
-        self.familiar_mean.copy_(states.mean(dim=0))
-        self.familiar_precision.copy_(torch.linalg.inv(covariance))
-        self.familiar_limit.copy_(torch.quantile(self._distance(held_out.to(self.familiar_mean)), share))
+        fold = torch.unique(scenes, return_inverse=True)[1] % folds  # (N,)
+        distances = []
+        for left_out in (fold == number for number in fold.unique()):
+            known = ~left_out if int((~left_out).sum()) > 1 else left_out
+            distances.append(_mahalanobis(states[left_out], *_normal(states[known])))
+        mean, precision = _normal(states)
+        self.familiar_mean.copy_(mean)
+        self.familiar_precision.copy_(precision)
+        self.familiar_limit.copy_(torch.quantile(torch.cat(distances), share))
 
     def _evidence(self, looks):
         lidar, camera = looks.lidar_states, looks.camera_states
@@ -165,6 +168,21 @@ class ConferringRouter(BaseModule):
         evidence = torch.cat([lidar, camera, lidar * camera, *best], dim=-1)
         evidence = evidence.detach() if self.detach else evidence
         return self.evidence(evidence.to(self.familiar_mean))
+
+
+def _normal(states):
+    """Mean and inverse covariance of states (N, D). Every direction gets some of the mean variance, since few samples
+    leave directions without any.
+    """
+    covariance = torch.cov(states.T)
+    covariance += _LEAST_VARIANCE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    return states.mean(dim=0), torch.linalg.inv(covariance)
+
+
+def _mahalanobis(states, mean, precision):
+    """Distances (N,) of states (N, D)."""
+    away = states - mean
+    return ((away @ precision) * away).sum(dim=-1).clamp(min=0).sqrt()
 
 
 def mean_states(looks, has_say):
