@@ -152,3 +152,15 @@ def test_windows_are_refused():
 def test_biases_without_meaning_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         AttentionBias(torch.tensor([[values]]), SHAPES)
+
+
+def test_keys_without_any_query_have_no_gradient():
+    """Of a batch, one sample leans on LiDAR's stand-ins, nobody on a view's."""
+    bias = AttentionBias(torch.tensor([[[-1.0, 0.0, 0.0]], [[0.0, 0.0, 2.0]]], dtype=torch.float64), SHAPES)
+    query, key, value = (x.requires_grad_() for x in tensors(bias))
+    cpu_tiles = BACKENDS[0]
+    cpu_tiles.run(query, key, value, with_stand_ins(bias)).square().sum().backward()
+    for grad in (key.grad, value.grad):
+        leaned_on = torch.zeros(2, 28, dtype=torch.bool)
+        leaned_on[:, :14], leaned_on[0, 14:20] = True, True
+        assert torch.equal((grad != 0).any(dim=-1).any(dim=1), leaned_on)

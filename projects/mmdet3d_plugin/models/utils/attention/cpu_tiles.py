@@ -55,6 +55,7 @@ class _Tile:
         keys: slice of keys, never empty: the kernel divides by their number.
         segment: which of the bias' values applies.
         has_value: the shift contains that value; without, a tile without a mask is out of the windows' reach.
+        is_first: first tile on these samples and keys.
         shift: (b, heads or 1, N) added to every score, None with a mask.
         mask: (b, heads or 1, N, K) added to the scores, None with a shift.
         rows: of the map that the keys are, beside a mask.
@@ -66,6 +67,7 @@ class _Tile:
     keys: slice
     segment: int
     has_value: bool = False
+    is_first: bool = True
     shift: Optional[torch.Tensor] = None
     mask: Optional[torch.Tensor] = None
     rows: Optional[range] = None
@@ -98,8 +100,11 @@ class _Tile:
             x[self.batch].index_add_(2, self.queries, part.to(x.dtype))
 
     def add_to_keys(self, x, part):
-        """Add to the tile's samples and keys of (B, heads, F, d)."""
-        x[self.batch, :, self.keys] += part
+        """Add to the tile's samples and keys of (B, heads, F, d), which nobody has written before the first tile."""
+        if self.is_first:
+            x[self.batch, :, self.keys] = part
+        else:
+            x[self.batch, :, self.keys] += part
 
 
 def _plan(bias, dtype, tile_keys):
@@ -130,6 +135,13 @@ def _whole_tiles(bias, values, dtype):
                 yield _Tile(batch, queries, keys, segment, True, shift=shift[batch][..., queries])
 
 
+def _cover_all(tiles, key):
+    """Whether every sample's keys (B, heads, F, d) are in a tile."""
+    batch, _, num_keys, _ = key.shape
+    return sum((tile.keys.stop - tile.keys.start) * len(range(batch)[tile.batch])
+               for tile in tiles if tile.is_first) == batch * num_keys
+
+
 def _narrow(shift, dtype):
     """Float64 -> ``dtype``; a bias that would overflow has no weight with its lowest number either."""
     return shift.clamp(min=torch.finfo(dtype).min / 4).to(dtype)
@@ -158,7 +170,7 @@ def _window_tiles(bias, values, largest, dtype, tile_keys):
                                         largest[batch, :, inside, None], dtype)
                     yield _Tile(batch, inside, run, segment, mask=mask, rows=rows)
                 if len(outside):
-                    yield _Tile(batch, outside if len(inside) else None, run, segment,
+                    yield _Tile(batch, outside if len(inside) else None, run, segment, is_first=not len(inside),
                                 shift=_narrow(-largest[batch][..., outside], dtype))
 
 
@@ -210,7 +222,9 @@ class _TiledAttention(torch.autograd.Function):
         query, key, value, out, lse, *parts = ctx.saved_tensors
         wide = lse.dtype
         grad_query = torch.zeros_like(query, dtype=wide)
-        grad_key, grad_value = (torch.zeros_like(x, dtype=wide) for x in (key, value))
+        # Keys that no query attends to have no tile.
+        new = torch.empty_like if _cover_all(ctx.tiles, key) else torch.zeros_like
+        grad_key, grad_value = (new(x, dtype=wide) for x in (key, value))
         heads = ctx.values_shape[1] if len(ctx.values_shape) == 4 else 1
         grad_values = lse.new_zeros(query.shape[0], heads, *ctx.values_shape[-2:])
         grad_out = grad_out.contiguous()
