@@ -76,7 +76,8 @@ def test_routers_on_detectors_that_stay(make_ablation, tmp_path):
     """Arms that train a router or nothing, and that start from another arm; routers share what the detector shows."""
     arms = 'untouched', 'plug_in', 'no_stand_ins', 'no_conference'
     options = {**make_ablation().arm_options, 'router_training.samples': 8, 'router_training.iters': 2}
-    ablation = make_ablation(arms, ('clean', 'lidar_turn:10'), 'lying_sensors', out=tmp_path, arm_options=options)
+    ablation = make_ablation(arms, ('clean', 'lidar_turn:10'), 'lying_sensors', out=tmp_path, arm_options=options,
+                             jobs=2)
     ablation.plan.arms['no_conference'] = replace(ablation.plan.arms['no_conference'], against='plug_in')
     assert ablation.run() == []
     text = ablation.report()

@@ -1,9 +1,11 @@
 """Does routing earn its keep? Arms trained alike from the same baselines, compared where sensors fail."""
 import math
 import sys
+import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Dict, Optional, Tuple
@@ -23,7 +25,6 @@ from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
 from ..utils.plain_values import plain_values
 from ..utils.record_file import read_record, write_record
-from ..utils.run_lock import run_lock
 from ..utils.tables import markdown_table, write_csv
 from ..visualization import draw_ablation
 from .child_process import run_in_child
@@ -149,6 +150,7 @@ class Ablation:
         self.plan, self.baselines = plan, dict(baselines)
         self.out, self.configs, self.jobs = Path(out), Path(configs), jobs
         self.baseline_options, self.arm_options = dict(baseline_options or {}), dict(arm_options or {})
+        self._locks = defaultdict(threading.Lock)
 
     def run(self):
         """Do what is missing, seed by seed.
@@ -198,8 +200,10 @@ class Ablation:
         seen = self._seen_cases() - {FailureCase()} if name == self.plan.controlled else ()
         controls = {str(case): self.plan.controls if case in seen else ('learned', ) for case in self.plan.cases}
         evidence = self.out / f'evidence_{arm.after or "baseline"}_seed{seed}'
-        code = run_in_child(_train_and_test, config, options, folder, seed, controls, arm.trains, evidence,
-                            log=folder / 'log.txt')
+        # Routers of one detector come one after the other: the first one collects the evidence.
+        with self._locks[evidence] if arm.trains == 'router' else nullcontext():
+            code = run_in_child(_train_and_test, config, options, folder, seed, controls, arm.trains, evidence,
+                                log=folder / 'log.txt')
         return title, folder / 'log.txt', code, self._trained(name, seed, checkpoint) if code == 0 else None
 
     def _trained(self, name, seed, start):
@@ -504,8 +508,7 @@ def _train(config, options, folder, seed, trains='detector', evidence=None):
     if trains == 'detector':
         train_detector(cfg, Path(config).name, seed=seed, validate=False)
     elif trains == 'router':
-        with run_lock(evidence):
-            train_router(cfg, cfg.load_from, Path(config).name, seed, workers=1, evidence=evidence / 'rows')
+        train_router(cfg, cfg.load_from, Path(config).name, seed, workers=1, evidence=evidence)
     seconds = time.perf_counter() - start
     write_record(finished, dict(key=key, seconds=seconds, resumed=resumed))
     return seconds
