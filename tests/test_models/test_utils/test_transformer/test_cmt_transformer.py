@@ -109,6 +109,16 @@ def test_a_compact_bias_joins_other_masks():
                                transformer(*args, aqr_attention_bias=compact)[0])
 
 
+def test_one_bias_for_all_layers_joins_other_masks_once(monkeypatch):
+    """Joined, they are as large as a dense bias: one, not one for each layer."""
+    transformer, args = build(), inputs()
+    compact = AttentionBias(torch.randn(2, 5, 2, dtype=torch.float64), (BEV, (VIEWS[0] * VIEWS[1], VIEWS[2])))
+    made, dense = [], AttentionBias.dense
+    monkeypatch.setattr(AttentionBias, 'dense', lambda self: made.append(1) or dense(self))
+    transformer(*args, attn_masks=[None, torch.zeros(5, NUM_TOKENS, dtype=torch.float64)], aqr_attention_bias=compact)
+    assert len(transformer.decoder.layers) > len(made) == 1
+
+
 def test_a_bias_for_each_layer():
     """Layers that get the same bias decode as with one for all; the second one's bias leaves the first layer alone."""
     transformer, args = build(), inputs()

@@ -1,6 +1,7 @@
 import dataclasses
 import inspect
 import math
+from functools import partial
 
 import torch
 from mmcv.cnn import xavier_init
@@ -117,10 +118,10 @@ class CmtTransformer(BaseModule):
         if stand_ins is not None and aqr_attention_bias is not None:
             _check_stand_ins(stand_ins, (x, x_img), biases)
             keys, key_pos, biases = _with_needed_segments(
-                memory, layout.flatten(*stand_ins, batch), key_pos, biases, parts)
+                memory, partial(layout.flatten, *stand_ins, batch), key_pos, biases, parts)
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
         shape = batch, query_embed.shape[1], len(keys)
-        masks = [self._slot_masks(attn_masks, own, shape) for own in biases]
+        masks = _for_each_different(biases, lambda bias: self._slot_masks(attn_masks, bias, shape))
         query = torch.zeros_like(query_pos) if self.query_start is None else self.query_start(query_pos)
         out = self.decoder(
             query=query, key=keys, value=keys, query_pos=query_pos, key_pos=key_pos, layer_masks=masks,
@@ -180,6 +181,12 @@ class CmtTransformer(BaseModule):
         return masks
 
 
+def _for_each_different(biases, make):
+    """``make`` of each bias of a list; made once, and shared, where layers have the same object."""
+    made = {key: make(bias) for key, bias in {id(bias): bias for bias in biases}.items()}
+    return [made[id(bias)] for bias in biases]
+
+
 def _check_stand_ins(stand_ins, features, biases):
     """Raise ValueError where stand-ins do not go with features (x, x_img) and biases."""
     shapes = [tuple(tuple(each.shape) for each in group if each is not None) for group in (stand_ins, features)]
@@ -190,22 +197,21 @@ def _check_stand_ins(stand_ins, features, biases):
                          f'{sorted({type(each).__name__ for each in biases})}')
 
 
-def _with_needed_segments(tokens, stand_ins, positions, biases, parts):
+def _with_needed_segments(tokens, flatten_stand_ins, positions, biases, parts):
     """Keys, their positions, and biases on them: tokens and those stand-ins that any query leans on.
 
     Stand-ins have no mass where nothing is taken from a sensor: they would be there at twice the cost.
 
     Args:
-        tokens, stand_ins (Tensor): (F, B, C).
+        tokens (Tensor): (F, B, C).
+        flatten_stand_ins (Callable): takes nothing, returns the stand-ins (F, B, C); called if any is leaned on.
         positions (Tensor): (F, B, C), of both.
         biases (list[AttentionBias]): (B, Q, F) or (B, heads, Q, F) of each layer.
         parts: see ``CmtTransformer.forward``.
     """
-    doubled = {id(bias): with_stand_ins(bias) for bias in biases}  # one bias for all layers is made once
-    used = needed_segments(doubled.values())
-    segments = next(iter(doubled.values())).segments
-    short = {key: take_segments(bias, used) for key, bias in doubled.items()}
-    biases = [short[id(bias)] for bias in biases]
+    doubled = _for_each_different(biases, with_stand_ins)
+    used, segments = needed_segments(doubled), doubled[0].segments
+    biases = _for_each_different(doubled, lambda bias: take_segments(bias, used))
     if parts is not None:
         own = tuple(parts[segments[index].start, segments[index].stop] for index in used)
         biases[0] = dataclasses.replace(biases[0], parts=own)
@@ -214,7 +220,7 @@ def _with_needed_segments(tokens, stand_ins, positions, biases, parts):
     if not leaned_on:
         return tokens, positions, biases
     keys, key_pos = (torch.cat([own, *[blank[keys] for keys in leaned_on]])
-                     for own, blank in ((tokens, stand_ins), (positions, positions)))
+                     for own, blank in ((tokens, flatten_stand_ins()), (positions, positions)))
     return keys, key_pos, biases
 
 
