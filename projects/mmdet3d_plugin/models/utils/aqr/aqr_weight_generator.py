@@ -6,14 +6,9 @@ from mmdet.models.utils.builder import TRANSFORMER
 from torch import nn
 from torch.nn import functional as F
 
+from ..attention.attention_bias import window_offsets
 from ..attention_bias_generator import check_windows
 from .query_projection import project_queries
-
-
-def window_offsets(window, device):
-    """(window ** 2, 2) int64 offsets (row, col) of the cells of an odd square window from its center."""
-    reach = torch.arange(window, device=device) - window // 2
-    return torch.cartesian_prod(reach, reach).view(-1, 2)
 
 
 def gather_rows(table, index):

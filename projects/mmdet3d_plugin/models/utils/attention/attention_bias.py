@@ -9,6 +9,12 @@ import torch
 from .shared_parts import SharedPart
 
 
+def window_offsets(window, device):
+    """(window ** 2, 2) int64 offsets (row, col) of the cells of an odd square window from its center."""
+    reach = torch.arange(window, device=device) - window // 2
+    return torch.cartesian_prod(reach, reach).view(-1, 2)
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionBias:
     """Additive bias that is constant on each segment of the keys, or fades around a cell of it
@@ -142,8 +148,7 @@ class AttentionBias:
         """
         width, window = self.shapes[segment][1], self.windows[segment]
         cells, seen = self.cells[query][..., segment, :], self.seen[query][..., segment, None]
-        reach = torch.arange(window, device=cells.device) - window // 2
-        offsets = torch.cartesian_prod(reach, reach).view(-1, 2)  # (window ** 2, 2)
+        offsets = window_offsets(window, cells.device)  # (window ** 2, 2)
         factors = (1 - offsets.to(dtype).norm(dim=-1) / (window / 2)).clamp(min=0)
         row = cells[..., :1] - rows.start + offsets[:, 0]  # (*N, window ** 2)
         col = cells[..., 1:] + offsets[:, 1]
