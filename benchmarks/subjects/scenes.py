@@ -135,7 +135,8 @@ def let_lean(head, share, x, x_img, img_metas):
     looks, seen = evidence.looks, evidence.projections.pts_pers_valid
     logits = head.aqr_router.judge(looks, seen, torch.ones_like(seen[..., 0]))[..., 0]
     last.weight[1] = 0
-    last.bias.copy_(torch.tensor([1e-3 - logits.quantile(share).item() if share else 1 - logits.min().item(), 1.0]))
+    # The median of an even number of queries lies between two of them.
+    last.bias.copy_(torch.tensor([-logits.quantile(share).item() if share else 1 - logits.min().item(), 1.0]))
 
 
 def published_detector(scale, **options):
