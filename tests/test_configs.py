@@ -90,34 +90,42 @@ def test_sizes_agree(name):
     config = plain(load(name)._cfg_dict)
     model = config['model']
     train, test, head = model['train_cfg']['pts'], model['test_cfg']['pts'], model['pts_bbox_head']
-    voxel_layer = model['pts_voxel_layer']
 
     def agree(*values):
         assert all(value == values[0] for value in values), values
 
     ranges = [node['point_cloud_range'] for node in nodes(config['data']) if 'point_cloud_range' in node]
-    agree(voxel_layer['point_cloud_range'], train['point_cloud_range'], train['assigner']['pc_range'],
+    agree(train['point_cloud_range'], train['assigner']['pc_range'],
           test['pc_range'], head['bbox_coder']['pc_range'], config['point_cloud_range'], *ranges)
-    agree(voxel_layer['voxel_size'], train['voxel_size'], test['voxel_size'], head['bbox_coder']['voxel_size'])
+    agree(train['voxel_size'], test['voxel_size'], head['bbox_coder']['voxel_size'])
     agree(train['out_size_factor'], test['out_size_factor'], head['downsample_scale'])
     agree(train['code_weights'], train['assigner']['code_weights'])
     agree(config['class_names'], [cls for task in head['tasks'] for cls in task['class_names']])
-    x, y, z = train['grid_size']
     agree(train['grid_size'], test['grid_size'])
-    middle = model['pts_middle_encoder']
+    layer = head['transformer']['decoder']['transformerlayers']
+    agree(head['hidden_dim'], layer['ffn_cfgs']['embed_dims'],
+          *(attention['embed_dims'] for attention in layer['attn_cfgs']))
+    sizes = [node['data_aug_conf']['final_dim'] for node in nodes(config['data']) if 'data_aug_conf' in node]
+    assert bool(sizes) == (model['img_backbone'] is not None)
+    if model['img_backbone']:
+        agree(config['ida_aug_conf']['final_dim'], *sizes)
+        agree(head['hidden_dim'], model['img_neck']['out_channels'])
+    if model['pts_backbone']:
+        check_lidar_sizes(model, agree)
+
+
+def check_lidar_sizes(model, agree):
+    train, voxel_layer, middle = model['train_cfg']['pts'], model['pts_voxel_layer'], model['pts_middle_encoder']
+    x, y, z = train['grid_size']
+    agree(voxel_layer['point_cloud_range'], train['point_cloud_range'])
+    agree(voxel_layer['voxel_size'], train['voxel_size'])
     if middle['type'] == 'PointPillarsScatter':
         agree([middle['output_shape'], z], [[y, x], 1])
         agree(model['pts_voxel_encoder']['voxel_size'], train['voxel_size'])
         agree(model['pts_voxel_encoder']['point_cloud_range'], train['point_cloud_range'])
     else:
         agree(middle['sparse_shape'], [z + 1, y, x])
-    sizes = [node['data_aug_conf']['final_dim'] for node in nodes(config['data']) if 'data_aug_conf' in node]
-    assert sizes
-    agree(config['ida_aug_conf']['final_dim'], *sizes)
-    layer = head['transformer']['decoder']['transformerlayers']
-    agree(head['hidden_dim'], model['img_neck']['out_channels'], layer['ffn_cfgs']['embed_dims'],
-          *(attention['embed_dims'] for attention in layer['attn_cfgs']))
-    agree(head['in_channels'], sum(model['pts_neck']['out_channels']))
+    agree(model['pts_bbox_head']['in_channels'], sum(model['pts_neck']['out_channels']))
     agree(model['pts_backbone']['out_channels'], model['pts_neck']['in_channels'])
 
 
@@ -130,7 +138,7 @@ def test_grid_covers_range(name):
     for cells, size, extent in zip(train.grid_size, train.voxel_size, (end - start for start, end in zip(low, high))):
         assert cells * size == pytest.approx(extent)
     # Otherwise the upsampled levels of the LiDAR neck differ in size.
-    stride = train.out_size_factor * math.prod(model.pts_backbone.layer_strides)
+    stride = train.out_size_factor * (math.prod(model.pts_backbone.layer_strides) if model.pts_backbone else 1)
     assert all(cells % stride == 0 for cells in train.grid_size[:2])
 
 
