@@ -35,7 +35,7 @@ def project(point, name):
     return pixel, bool(depth > 0 and 0 <= pixel[0] < WIDTH and 0 <= pixel[1] < HEIGHT)
 
 
-def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, failure=None, alpha=5.0):
+def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, failure=None, alpha=5.0, looks=None):
     """A snapshot whose parts agree with each other; the failure is a FailureRecord of the case."""
     rng = np.random.default_rng(seed)
     failure = failure or FailureRecord(case, views_lost=np.zeros(6, dtype=bool))
@@ -71,6 +71,7 @@ def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, 
         detection_names=['car', 'pedestrian'],
         positions=positions, pixels=pixels, seen=seen, lidar_weights=lidar, camera_weights=camera,
         lidar_lost=failure.lidar_lost(torch.as_tensor(positions)).numpy(),
-        cameras_lost=failure.cameras_lost(torch.as_tensor(seen)).numpy(), scores=rng.uniform(0, 1, queries),
-        labels=rng.integers(0, 2, queries), centers=positions + 1, class_names=['car', 'pedestrian'], bias=bias,
-        attention=attention, layer=2, layout=TokenLayout(BEV, VIEW), pc_range=RANGE, bev_cell_size=CELL)
+        cameras_lost=failure.cameras_lost(torch.as_tensor(seen)).numpy(), looks=looks,
+        scores=rng.uniform(0, 1, queries), labels=rng.integers(0, 2, queries),
+        centers=positions + 1, class_names=['car', 'pedestrian'],
+        bias=bias, attention=attention, layer=2, layout=TokenLayout(BEV, VIEW), pc_range=RANGE, bev_cell_size=CELL)

@@ -220,3 +220,24 @@ def test_mistakes(repo_root, synthetic_nuscenes, model, datasets):
     cfg.data.test.pipeline[-1].transforms[-1]['keys'] = ['points']
     with pytest.raises(ValueError, match='need points and images'):
         take_snapshot(model, build_case_dataset(cfg, 'clean'), 0)
+
+
+def test_what_each_sensor_alone_shows(repo_root, synthetic_nuscenes):
+    cfg = load(repo_root, synthetic_nuscenes, 'cmt_aqr_plug_in_synthetic.py')
+    model = build_trained_model(cfg, str(repo_root / 'checkpoints/cmt_synthetic.pth'))
+    given = []
+    hook = model.pts_bbox_head.aqr_router.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append(kwargs['looks']), with_kwargs=True)
+    snapshot = take_snapshot(model, build_case_dataset(cfg, 'stale_lidar@3'), 1)
+    hook.remove()
+    (looks, ) = given
+    for sensor, logits in (('lidar', looks.lidar_logits), ('camera', looks.camera_logits)):
+        scores, labels = snapshot.looks[sensor]
+        shown = 1 / (1 + np.exp(-logits[0].numpy()))  # (Q, K)
+        np.testing.assert_allclose(scores, shown.max(axis=1), atol=1e-6)
+        np.testing.assert_array_equal(labels, shown.argmax(axis=1))
+    assert (snapshot.looks['lidar'][0] != snapshot.looks['camera'][0]).any()
+
+
+def test_routers_that_do_not_look(snapshots):
+    assert snapshots['clean'].looks is None

@@ -12,8 +12,9 @@ from mmcv.runner import HOOKS, EpochBasedRunner, Hook, OptimizerHook
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from projects.mmdet3d_plugin.hooks.aqr_monitor_hook import AQRMonitorHook, routing_numbers
+from projects.mmdet3d_plugin.hooks.aqr_monitor_hook import AQRMonitorHook, look_numbers, routing_numbers
 from projects.mmdet3d_plugin.hooks.nonfinite_loss_hook import NonFiniteLossHook
+from projects.mmdet3d_plugin.models.utils.aqr.looks import Looks
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
 from tests.test_models.conftest import make_batch, make_head, train_losses  # noqa: F401  (fixtures)
 from tests.two_processes import on_two_processes
@@ -124,8 +125,14 @@ def test_numbers_are_those_of_the_iteration(run, make_head, make_batch, train_lo
         assert line['aqr/bias_min'] == pytest.approx(clipped.min(), abs=1e-5)
         assert line['aqr/bias_max'] == pytest.approx(clipped.max(), abs=1e-5)
         assert line['aqr/clipped'] == pytest.approx((abs(bias) >= 0.6).mean(), abs=1e-4)
-        unseen = (~routing.projections.pts_pers_valid[:, first:].numpy().any(axis=2)).mean()
-        assert line['aqr/no_view'] == pytest.approx(unseen, abs=1e-5)
+        seen = routing.projections.pts_pers_valid[:, first:].numpy()
+        assert line['aqr/no_view'] == pytest.approx((~seen.any(axis=2)).mean(), abs=1e-5)
+        camera = routing.camera_weights[:, first:].detach().numpy()
+        for view in range(seen.shape[2]):
+            name = f'aqr/camera_weight_view_{view}'
+            assert (name in line) == seen[..., view].any()
+            if name in line:
+                assert line[name] == pytest.approx(camera[seen[..., view]].mean(), abs=1e-5)
         factors = 2 / (1 + torch.exp(-state['pts_bbox_head.aqr_head_strength.logits']))
         assert line['aqr/head_strength_min'] == pytest.approx(factors.min().item(), abs=1e-5)
         assert line['aqr/head_strength_max'] == pytest.approx(factors.max().item(), abs=1e-5)
@@ -371,13 +378,24 @@ class TestWarnings:
 def test_no_clip_clips_nothing():
     record = SimpleNamespace(
         lidar_weights=torch.tensor([[0.0, 1.0]]), camera_weights=torch.tensor([[0.25, 0.5]]),
-        is_learned=torch.tensor([True, True]),
+        is_learned=torch.tensor([True, True]), looks=None,
         projections=SimpleNamespace(pts_pers_valid=torch.tensor([[[True, False], [False, False]]])))
     assert routing_numbers(record, AttentionBiasGenerator(bias_strength=3.0)) == pytest.approx({
         'aqr/lidar_weight_mean': 0.5, 'aqr/lidar_weight_std': 0.5, 'aqr/camera_weight_mean': 0.375,
         'aqr/camera_weight_std': 0.125, 'aqr/bias_min': -3.0, 'aqr/bias_max': 3.0, 'aqr/clipped': 0.0,
-        'aqr/no_view': 0.5})
+        'aqr/no_view': 0.5, 'aqr/camera_weight_view_0': 0.25})
     assert routing_numbers(record, AttentionBiasGenerator(bias_strength=3.0, bias_clip=1.5))['aqr/clipped'] == 0.75
+
+
+def test_what_each_sensor_alone_sees():
+    def logits(*queries):
+        return torch.logit(torch.tensor([queries]))  # (1, Q, K)
+
+    looks = Looks(None, None, logits([0.9, 0.2], [0.1, 0.3], [0.6, 0.4], [0.99, 0.5]),
+                  logits([0.7, 0.1], [0.2, 0.1], [0.1, 0.2], [0.5, 0.1]))
+    learned = torch.tensor([True, True, True, False])
+    assert look_numbers(looks, learned) == pytest.approx({
+        'looks/lidar_score': 0.6, 'looks/camera_score': 1.1 / 3, 'looks/agreement': 1 / 3})
 
 
 @pytest.mark.parametrize('options, message', [

@@ -1,7 +1,7 @@
 """What a detector with a router did with one sample: all that pictures of it need, as plain arrays."""
 import dataclasses
 from contextlib import contextmanager
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ..models.utils.aqr.routing_record import regions
 from ..models.utils.aqr.supervision import routing_targets
 from ..models.utils.attention.attention_bias import AttentionBias
 from ..models.utils.geometry import from_unit_range, lidar_to_image_matrices, project_to_views
-from ..models.utils.token_layout import TokenLayout
+from ..models.utils.token_layout import MODALITIES, TokenLayout
 from ..models.utils.transformer.attention_recorder import AttentionRecorder
 from .failing_sensors import with_failure
 from .inference import above_threshold, build_frame_dataset, camera_names, ground_truth, input_images
@@ -46,6 +46,8 @@ class RoutingSnapshot:
         seen (np.ndarray): (Q, V) bool.
         lidar_weights, camera_weights (np.ndarray): (Q,) in [0, 1].
         lidar_lost, cameras_lost (np.ndarray): (Q,) bool, see `RoutingTargets`.
+        looks (dict[str, tuple[np.ndarray, np.ndarray]] | None): 'lidar', 'camera' -> (Q,) probability of the best class
+            that this sensor alone shows, and (Q,) its label; None of routers that do not look.
         scores, labels, centers (np.ndarray): (Q,) the highest class score, its class, and (Q, 3) its box's center, m.
         class_names (list[str]): of the labels.
         bias (AttentionBias): of shape (1, Q, F).
@@ -73,6 +75,7 @@ class RoutingSnapshot:
     camera_weights: np.ndarray
     lidar_lost: np.ndarray
     cameras_lost: np.ndarray
+    looks: Optional[Dict[str, Tuple[np.ndarray, np.ndarray]]]
     scores: np.ndarray
     labels: np.ndarray
     centers: np.ndarray
@@ -261,6 +264,8 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
     def plain(tensor):
         return tensor[0].cpu().numpy()
 
+    looks = routing.looks and {sensor: tuple(map(plain, routing.looks.verdicts(sensor))) for sensor in MODALITIES}
+
     return RoutingSnapshot(
         case=FailureCase.parse(metas[0]['failure'].case), failure=metas[0]['failure'], points=points[0].cpu().numpy(),
         images=input_images(img[0], metas[0]), lidar2img=np.stack(metas[0]['lidar2img']),
@@ -269,10 +274,10 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
         positions=plain(positions), pixels=plain(pixels.transpose(1, 2)),
         seen=plain(routing.projections.pts_pers_valid),
         lidar_weights=plain(routing.lidar_weights), camera_weights=plain(routing.camera_weights),
-        lidar_lost=plain(targets.lidar_lost), cameras_lost=plain(targets.cameras_lost), scores=scores, labels=labels,
-        centers=centers, class_names=[name for names in head.class_names for name in names], bias=_on_cpu(routing.bias),
-        attention=attention, layer=layer % layers, layout=recorder.layout, pc_range=head.pc_range,
-        bev_cell_size=head.bev_cell_size)
+        lidar_lost=plain(targets.lidar_lost), cameras_lost=plain(targets.cameras_lost), looks=looks, scores=scores,
+        labels=labels, centers=centers, class_names=[name for names in head.class_names for name in names],
+        bias=_on_cpu(routing.bias), attention=attention, layer=layer % layers, layout=recorder.layout,
+        pc_range=head.pc_range, bev_cell_size=head.bev_cell_size)
 
 
 def choose_queries(snapshots, count=3):

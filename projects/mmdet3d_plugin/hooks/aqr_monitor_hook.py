@@ -27,7 +27,10 @@ class AQRMonitorHook(Hook):
     - ``aqr/lidar_weight_mean``, ``_std``, the same of ``camera``: over the learned queries, whose histograms go to
       TensorBoard and, as percentages by tenths, to the text log;
     - ``aqr/bias_min``, ``aqr/bias_max``, and ``aqr/clipped``, the share of weights whose bias is clipped;
-    - ``aqr/no_view``: share of learned queries that no view sees;
+    - ``aqr/no_view``: share of learned queries that no view sees; ``aqr/camera_weight_view_0`` and so on: mean camera
+      weight of those that this view sees, if any;
+    - ``looks/lidar_score``, ``looks/camera_score``, of a router that looks with one sensor at a time: mean probability
+      of the best class that this sensor alone shows; ``looks/agreement``: share of queries to which both show the same;
     - ``aqr/head_strength_min``, ``_max`` with ``aqr_strength_per_head``;
     - ``attention/entropy_0`` in nats and ``attention/lidar_0``, the LiDAR tokens' share (the cameras have the rest), of
       layer 0 and so on, means over ``num_queries`` learned queries, drawn anew each time; with ``aqr_stand_ins`` also
@@ -196,9 +199,22 @@ def routing_numbers(routing, generator):
     numbers['aqr/bias_min'], numbers['aqr/bias_max'] = biases.min().item(), biases.max().item()
     clip = generator.bias_clip
     numbers['aqr/clipped'] = 0.0 if clip is None else (biases.abs() >= clip).float().mean().item()
-    seen = routing.projections.pts_pers_valid[:, learned].any(dim=-1)  # (B, Q)
-    numbers['aqr/no_view'] = 1 - seen.float().mean().item()
+    seen = routing.projections.pts_pers_valid[:, learned]  # (B, Q, V)
+    numbers['aqr/no_view'] = 1 - seen.any(dim=-1).float().mean().item()
+    camera = routing.camera_weights[:, learned].detach().float()
+    numbers.update({f'aqr/camera_weight_view_{view}': camera[seen[..., view]].mean().item()
+                    for view in range(seen.shape[-1]) if seen[..., view].any()})
+    if routing.looks is not None:
+        numbers.update(look_numbers(routing.looks, learned))
     return numbers
+
+
+def look_numbers(looks, learned):
+    """dict[str, float]: the ``looks/`` numbers of :class:`AQRMonitorHook`, of the queries in ``learned`` (Q,)."""
+    (lidar, lidar_class), (camera, camera_class) = (looks.verdicts(sensor) for sensor in MODALITIES)  # (B, Q) each
+    agree = (lidar_class == camera_class).float()
+    numbers = dict(lidar_score=lidar, camera_score=camera, agreement=agree)
+    return {f'looks/{name}': values[:, learned].mean().item() for name, values in numbers.items()}
 
 
 def _is_logged(runner):

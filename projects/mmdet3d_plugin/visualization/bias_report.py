@@ -1,10 +1,12 @@
 """The pictures of `tools/visualize_bias.py` and the report that holds them all."""
 from pathlib import Path
 
+from ..models.utils.token_layout import MODALITIES
 from .html_report import Picture, Section, Table, write_report
 from .query_pictures import draw_query
 from .routing_pictures import draw_histograms, draw_routing, draw_routing_cameras, mean_weights
 
+_SENSOR_WORDS = dict(lidar='LiDAR', camera='cameras')
 _REGIONS = ('nothing lost', 'LiDAR lost', 'cameras lost', 'both lost')
 
 
@@ -25,7 +27,7 @@ def draw_sample(folder, name, snapshots, queries, on_case=None, model=''):
     stem = Path(folder) / name.replace(' ', '_')
     model = f'{model}: ' if model else ''
     clean, *failed = snapshots
-    tables = [_weights_table(snapshots), _queries_table(snapshots, queries)]
+    tables = [_weights_table(snapshots), _views_table(snapshots), _queries_table(snapshots, queries)]
     sections = [Section(name, 2, [*_neutral_note(snapshots), *tables])]
     for snapshot in snapshots:
         case_stem = f'{stem}_{snapshot.case.file_name}'
@@ -83,7 +85,19 @@ def describe_query(snapshot, query):
     x, y, z = snapshot.positions[query]
     return (f'query {query} at ({x:.1f}, {y:.1f}, {z:.1f}) m, {snapshot.class_names[snapshot.labels[query]]} '
             f'{snapshot.scores[query]:.2f}, LiDAR weight {snapshot.lidar_weights[query]:.2f}, camera weight '
-            f'{snapshot.camera_weights[query]:.2f}').replace('-', '−')
+            f'{snapshot.camera_weights[query]:.2f}{_look_words(snapshot, query)}').replace('-', '−')
+
+
+def _look_words(snapshot, query):
+    if snapshot.looks is None:
+        return ''
+    return f'; {_alone(snapshot, "lidar", query)} by LiDAR alone, {_alone(snapshot, "camera", query)} by cameras alone'
+
+
+def _alone(snapshot, sensor, query):
+    """What a sensor alone shows of a query, such as 'car 0.71'."""
+    scores, labels = snapshot.looks[sensor]
+    return f'{snapshot.class_names[labels[query]]} {scores[query]:.2f}'
 
 
 def _neutral_note(snapshots):
@@ -105,18 +119,34 @@ def _weights_table(snapshots):
                  ('case', 'cameras lost', 'detections drawn', *_REGIONS), rows)
 
 
+def _views_table(snapshots):
+    rows = []
+    for snapshot in snapshots:
+        seen = {name: snapshot.seen[:, view] for view, name in enumerate(snapshot.camera_names)}
+        means = mean_weights(snapshot, {**seen, 'no camera': ~snapshot.seen.any(axis=1)})
+        rows.append((str(snapshot.case), *(f'{means[name][2]:.3f} ({means[name][0]})' if name in means else ''
+                                           for name in (*seen, 'no camera'))))
+    return Table('Mean camera weight of the queries that a camera sees (how many it sees).',
+                 ('case', *snapshots[0].camera_names, 'seen by no camera'), rows)
+
+
 def _queries_table(snapshots, queries):
+    looks = snapshots[0].looks is not None
     rows = []
     for query in queries:
         for snapshot in snapshots:
-            biased, unbiased = (part[0, :snapshot.layout.num_bev].sum() for part in snapshot.attention([query]))
+            attention = [part[0] for part in snapshot.attention([query])]
+            biased, unbiased = (part[:snapshot.layout.num_bev].sum() for part in attention)
             lost = next(region for region, mask in snapshot.regions().items() if mask[query])
             rows.append((query, str(snapshot.case), lost, snapshot.class_names[snapshot.labels[query]],
-                         float(snapshot.scores[query]), f'{snapshot.lidar_weights[query]:.3f} / '
-                         f'{snapshot.camera_weights[query]:.3f}', f'{unbiased:.1%}', f'{biased:.1%}'))
+                         float(snapshot.scores[query]),
+                         *(_alone(snapshot, sensor, query) for sensor in MODALITIES if looks),
+                         f'{snapshot.lidar_weights[query]:.3f} / {snapshot.camera_weights[query]:.3f}',
+                         f'{unbiased:.1%}', f'{biased:.1%}', f'{max(0, 1 - attention[0].sum()):.1%}'))
     return Table(f'Queries looked at closely; attention in decoder layer {snapshots[0].layer}, mean over heads.',
-                 ('query', 'case', 'at its place', 'class', 'score', 'LiDAR / camera weight',
-                  'attention to LiDAR without the bias', 'with it'), rows)
+                 ('query', 'case', 'at its place', 'class', 'score',
+                  *(f'by {_SENSOR_WORDS[sensor]} alone' for sensor in MODALITIES if looks), 'LiDAR / camera weight',
+                  'attention to LiDAR without the bias', 'with it', 'to stand-ins'), rows)
 
 
 def _bev_alt(name, snapshots):

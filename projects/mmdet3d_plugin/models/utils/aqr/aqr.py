@@ -200,7 +200,7 @@ class AQR:
         bias = self.bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
                                  projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
         return RoutingRecord(lidar_weights, camera_weights, projections, is_learned, is_used,
-                             reference_points.detach(), bias)
+                             reference_points.detach(), bias, evidence.get('looks'))
 
     def bias_of_layers(self, bias):
         """AttentionBias (B, Q, F) -> the same for all layers, or a list with one (B, heads, Q, F) for each."""

@@ -22,6 +22,17 @@ class Looks:
     lidar_logits: torch.Tensor
     camera_logits: torch.Tensor
 
+    def verdicts(self, sensor):
+        """The best class of every query in one look.
+
+        Args:
+            sensor (str): of ``MODALITIES``.
+
+        Returns:
+            tuple[Tensor, Tensor]: (B, Q) probabilities in [0, 1] and (B, Q) class indices.
+        """
+        return getattr(self, f'{sensor}_logits').detach().float().sigmoid().max(dim=-1)
+
 
 class RouterEvidence(NamedTuple):
     """All that a router which needs looks judges by.

@@ -1,9 +1,11 @@
 """What a router decided in one forward pass."""
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 
 from ..attention.attention_bias import AttentionBias
+from .looks import Looks
 from .query_projection import QueryProjections
 
 
@@ -18,6 +20,7 @@ class RoutingRecord:
         is_used: (B, Q) bool, False for padding among the denoising queries.
         reference_points: (B, Q, 3), fractions of the detection range, detached.
         bias: added in the cross-attention, of shape (B, Q, F); where heads have strengths of their own, before these.
+        looks: what the router judged by; None of routers that do not look.
     """
 
     lidar_weights: torch.Tensor
@@ -27,6 +30,7 @@ class RoutingRecord:
     is_used: torch.Tensor
     reference_points: torch.Tensor
     bias: AttentionBias
+    looks: Optional[Looks] = None
 
 
 def regions(lidar_lost, cameras_lost):
