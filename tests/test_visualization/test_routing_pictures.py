@@ -201,7 +201,8 @@ def test_histograms_count_weights_and_bias(local):
     lambda clean, failed: histograms_figure([clean], 'sample 3'),
     lambda clean, failed: histograms_figure([clean, failed, clean, failed], 'sample 3'),
     lambda clean, failed: query_figure(failed, 4, f'sample 3, {failed.case}: {describe_query(failed, 4)}'),
-], ids=['bev', 'side by side', 'cameras', 'histogram', 'histograms', 'query'])
+    lambda clean, failed: query_figure(failed, 4, ' '.join([f'{failed.case}: {describe_query(failed, 4)}'] * 2)),
+], ids=['bev', 'side by side', 'cameras', 'histogram', 'histograms', 'query', 'query with a long title'])
 def test_no_text_is_cut_off_or_lies_on_another(draw, clean, failed):
     figure = draw(clean, failed)
     figure.canvas.draw()

@@ -30,6 +30,7 @@ nav ul { list-style: none; margin: 0; padding-left: 0; } nav li.level3 { padding
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _QUALITY = 82  # of WebP: text and thin lines stay sharp, at a tenth of the size of PNG
+_WIDTH = 1500  # pixels, as wide as the page gets; the PNG files keep all of theirs
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -124,8 +125,10 @@ def write_report(path, title, facts, sections):
 
 
 def _embed(path):
-    """A picture as WebP in base64."""
+    """A picture as WebP in base64, no wider than the page."""
     content = io.BytesIO()
     with Image.open(path) as image:
-        image.convert('RGB').save(content, 'WEBP', quality=_QUALITY)
+        image = image.convert('RGB')
+        image.thumbnail((_WIDTH, image.height), Image.Resampling.LANCZOS)
+        image.save(content, 'WEBP', quality=_QUALITY)
     return base64.b64encode(content.getvalue()).decode()

@@ -1,4 +1,6 @@
 """Pictures of what one query looks at: bias, and attention without and with it, on the BEV map and in the images."""
+import textwrap
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
@@ -10,6 +12,7 @@ from .preference_colors import PREFERENCE_MAP, signed_norm
 
 _ATTENTION_MAP, _GAIN_MAP = colormaps['inferno'], colormaps['RdBu_r']
 _BEV_WIDTH, _CAMERAS_WIDTH = 4.6, 13.0  # inches
+_LINE = 150  # letters of the title that fit beside each other
 _DECADES = 3  # attention below 10 ** -3 of the largest one gets one color
 
 
@@ -55,7 +58,9 @@ def query_figure(snapshot, query, title=None):
                          'bias\n(< 0 kept from a token, > 0 drawn to it)'))
     else:
         shown[1] = f'{shown[1][0]}; bias on all scores: {bias_words}', *shown[1][1:]
-    figure = new_figure((_BEV_WIDTH + _CAMERAS_WIDTH + 2, len(shown) * row_height + 0.4), dpi=90)
+    title = textwrap.fill(title or '', _LINE, break_long_words=False)
+    head = 0.4 + 0.25 * title.count('\n')  # inches
+    figure = new_figure((_BEV_WIDTH + _CAMERAS_WIDTH + 2, len(shown) * row_height + head), dpi=90)
     for part, (name, tokens, cmap, norm, label) in zip(figure.subfigures(len(shown), 1), shown):
         grid = part.add_gridspec(rows, columns + 1, width_ratios=[_BEV_WIDTH, *[tile] * columns])
         bev, views = snapshot.on_maps(tokens)
