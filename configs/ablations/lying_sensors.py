@@ -1,7 +1,8 @@
 # What routing wins where sensors lie, and which part of it wins that. Routers are plugged into detectors that stay as
 # they are; the failures of training are those of configs/_base_/failure_mixtures.py.
 baseline = 'cmt_synthetic_trainval.py'
-published_baselines = {0: 'checkpoints/cmt_synthetic.pth', 1: 'checkpoints/cmt_synthetic_seed1.pth'}
+published_baselines = {0: 'checkpoints/cmt_synthetic.pth', 1: 'checkpoints/cmt_synthetic_seed1.pth',
+                       2: 'checkpoints/cmt_synthetic_seed2.pth'}
 fair = 'untouched'
 controlled = 'plug_in'
 controls = ('learned', 'off', 'oracle')
