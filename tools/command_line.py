@@ -38,8 +38,8 @@ def run(parse_args, main):
         SystemExit: with one sentence, where Python lacks the environment of the project.
     """
     try:
-        args = parse_args()
         _quiet_libraries()
+        args = parse_args()
         import projects.mmdet3d_plugin  # noqa: F401
         main(args)
     except ModuleNotFoundError as error:

@@ -14,7 +14,7 @@ from scipy import ndimage, optimize, stats
 
 from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES, FailureCase
 from projects.mmdet3d_plugin.datasets.sensor_failures.image_weather import view_distances
-from projects.mmdet3d_plugin.datasets.sensor_failures.images import line_kernel
+from projects.mmdet3d_plugin.datasets.sensor_failures.images import line_kernel, register_corruption
 
 VIEWS = ['CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_RIGHT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_FRONT_LEFT']
 LOST_FROM = dict(brightness=None, darkness=None, image_noise=3, camera_motion_blur=None, glare=2, camera_snow=None,
@@ -600,3 +600,20 @@ def test_the_real_frame(sample):
     own, new = (image[front][rows[inside], columns[inside]].astype(float) for image in (loaded['img'], results['img']))
     error = np.abs(new - airlight - np.exp(-0.03 * distance)[:, None] * (own - airlight))
     assert len(distance) > 2000 and np.median(error) < 1 and error.mean() < 4
+
+
+@pytest.mark.parametrize('change, found', [
+    (lambda image, level, rng: None, 'None'),
+    (lambda image, level, rng: image[::2, ::2], r'an array \(45, 80, 3\)'),
+    (lambda image, level, rng: image[..., 0], r'an array \(90, 160\)'),
+    (lambda image, level, rng: image * np.nan, r'an array \(90, 160, 3\)'),
+    (lambda image, level, rng: image.astype(str), r'an array \(90, 160, 3\)'),
+], ids=['nothing', 'half the size', 'gray', 'NaN', 'text'])
+def test_a_corruption_must_return_an_image(change, found):
+    register_corruption('own', {1: 0.5})(change)
+    try:
+        message = rf"the failure 'own' must return the image, an array \(90, 160, 3\) of finite numbers, got {found}"
+        with pytest.raises(ValueError, match=message):
+            strike('own@1', scene())
+    finally:
+        del FAILURES['own']

@@ -9,10 +9,10 @@ import cv2
 
 
 def commands(text):
-    """The bash blocks of a page, without the one that builds the environment, which is there."""
+    """The bash blocks of a page, without those that build and activate the environment, which is there."""
     blocks = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
-    assert blocks[0] == 'tools/setup_env.sh\n'
-    return blocks[1:]
+    assert blocks[:2] == ['tools/setup_env.sh\n', 'source .venv/bin/activate\n']
+    return blocks[2:]
 
 
 def copy_checkout(source, target):
@@ -40,4 +40,6 @@ def test_every_command(repo_root, tmp_path):
     assert page is not None and page.shape[1] == 1500
     assert 'dust@3' in printed and (made / 'pictures/report.html').is_file()
     report = (made / 'pictures/report.html').read_text()
-    assert 'weight_map=cautious' in report and 'Every weight is 0.5' in report
+    assert 'weight_map=cautious' in report and 'by LiDAR alone' in report
+    assert 'Every weight is 0.5' not in report
+    assert (made / 'router/router.md').is_file()

@@ -32,6 +32,8 @@ from .router_evidence import EvidenceStore, collect_evidence, looks_of, targets_
 from .test import build_trained_model
 
 _TITLES = ('LiDAR', 'cameras')
+_LEGEND = ("On held-out samples. LiDAR, cameras: share of that sensor's attention that is taken, mean over queries.\n"
+           'AUROC: of the weights against the places that the failure records; - where it has none or all.')
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, cases=rows)))
-        text = markdown_table(rows)
+        text = f'{markdown_table(rows)}\n\n{_LEGEND}'
         with atomic_path(work_dir / 'router.md') as path:
             path.write_text(f'{text}\n')
         _save(model, cfg, checkpoint, work_dir / 'latest.pth')

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projects.mmdet3d_plugin.models.utils.attention_bias_generator import WEIGHT_MAPS, AttentionBiasGenerator
+from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
+from projects.mmdet3d_plugin.models.utils.weight_maps import WEIGHT_MAPS
 from tests.fuzz.oracles import loop_bias
 from tests.fuzz.strategies import routed_queries
 
@@ -186,6 +187,27 @@ def test_every_map_is_neutral_monotone_and_bounded(name):
         bias = build(bias_strength=strength, weight_map=name).weight_to_bias(weights)
         assert bias[50] == 0 and bias.abs().max() <= strength
         assert (bias.diff() >= 0).all() and ((bias.diff() > 0).any() or strength == 0)
+
+
+@pytest.mark.parametrize('make, message', [
+    (lambda weights, strength: weights, 'must take no argument and make the map'),
+    (lambda: lambda weights, strength: None, "'own' must give a bias in .* it gives None"),
+    (lambda: lambda weights, strength: weights.sum(), r'it gives a tensor \(\)'),
+    (lambda: lambda weights, strength: weights[:, None] - 0.5, r'it gives a tensor \(101, 1\)'),
+    (lambda: lambda weights, strength: (weights - 0.5) * 3 * strength, 'values from -1.5 to 1.5'),
+    (lambda: lambda weights, strength: (weights - 0.5) / 0, 'it gives a tensor'),
+    (lambda: lambda weights, strength: -strength + 0 * weights, 'values from -1 to -1, -1 at 0.5'),
+])
+def test_maps_that_are_none(monkeypatch, make, message):
+    monkeypatch.setitem(WEIGHT_MAPS, 'own', make)
+    with pytest.raises(ValueError, match=message):
+        AttentionBiasGenerator(weight_map='own')
+
+
+def test_a_map_of_ones_own(monkeypatch):
+    monkeypatch.setitem(WEIGHT_MAPS, 'own', lambda: lambda weights, strength: (weights - 0.5).clamp(max=0) * strength)
+    bias = AttentionBiasGenerator(weight_map='own', bias_strength=4.0).weight_to_bias(torch.tensor([0.0, 0.25, 1.0]))
+    assert bias.tolist() == [-2.0, -1.0, 0.0]
 
 
 def test_unknown_map():

@@ -127,7 +127,7 @@ class CameraFog:
             lost[view] = np.mean(left < _VISIBLE) >= 0.5
             return airlight + left[..., None] * (image - airlight)
 
-        results['img'] = changed_images(results['img'], struck, foggy)
+        results['img'] = changed_images(results['img'], struck, foggy, 'camera_fog')
         details = dict(views=np.flatnonzero(struck).tolist(), airlight=float(airlight), fallback=not len(points))
         graded = dict(is_graded=True) if (struck & ~lost).any() else {}
         return dict(views_lost=lost, details=dict(camera_fog=details), **graded)

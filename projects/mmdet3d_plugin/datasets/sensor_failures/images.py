@@ -31,7 +31,8 @@ class ImageCorruption:
     def apply(self, results, rng):
         struck = self.views.choose(results, rng)
         check_images(results['img'])
-        results['img'] = changed_images(results['img'], struck, lambda _, image: self.change(image, self.level, rng))
+        results['img'] = changed_images(
+            results['img'], struck, lambda _, image: self.change(image, self.level, rng), self.name)
         found = dict(details={self.name: dict(views=np.flatnonzero(struck).tolist())})
         if self.hides:
             found['views_lost'] = struck
@@ -44,7 +45,8 @@ def register_corruption(name, levels, hides_from=None):
     """Decorator: let cases ask by name for a change of images.
 
     The function gets an image (H, W, 3), BGR, float32 in [0, 255], the level of the severity, and a random generator.
-    It returns the changed image, whose values are clipped afterward.
+    It returns the changed image, whose values are clipped afterward; another shape and values that are not finite raise
+    ValueError.
 
     Args:
         name (str): of the failure; its argument is a :class:`ViewChoice`, by default all views.
@@ -73,25 +75,36 @@ def check_images(images):
                              f'has shape {image.shape}{found}')
 
 
-def changed_images(images, struck, change):
+def changed_images(images, struck, change, name):
     """Images of which some are changed.
 
     Args:
         images (list[np.ndarray]): V images (H, W, 3), values in [0, 255] of any type; shapes may differ.
         struck (np.ndarray): (V,) bool, which to change.
-        change (Callable): from the number of a view and its image as float32 to the changed image, any values.
+        change (Callable): from the number of a view and its image as float32 to the changed image, any finite values.
+        name (str): of the failure, for errors.
 
     Returns:
         list[np.ndarray]: images of the same types and shapes, values in [0, 255]; those not struck are the same
         objects.
+
+    Raises:
+        ValueError: where ``change`` gives anything but such an image.
     """
     images = list(images)
     for view in np.flatnonzero(struck):
         image = images[view]
-        changed = np.clip(change(view, image.astype(np.float32)), 0, 255)
+        changed = np.clip(_checked(change(view, image.astype(np.float32)), image.shape, name), 0, 255)
         is_whole = np.issubdtype(image.dtype, np.integer)
         images[view] = (np.rint(changed) if is_whole else changed).astype(image.dtype)
     return images
+
+
+def _checked(changed, shape, name):
+    found = f'an array {changed.shape}' if isinstance(changed, np.ndarray) else repr(changed)
+    if found != f'an array {shape}' or not np.issubdtype(changed.dtype, np.number) or not np.isfinite(changed).all():
+        raise ValueError(f'the failure {name!r} must return the image, an array {shape} of finite numbers, got {found}')
+    return changed
 
 
 def native_scale(shape):

@@ -6,7 +6,7 @@ from torch import nn
 
 from .attention.attention_bias import AttentionBias
 from .token_layout import MODALITIES
-from .weight_maps import WEIGHT_MAPS, check_weight_map
+from .weight_maps import make_weight_map
 
 RECOMMENDED_STRENGTH = (1, 10)
 RECOMMENDED_WINDOW = (5, 25)
@@ -39,8 +39,8 @@ class AttentionBiasGenerator(nn.Module):
 
     Raises:
         ValueError: for a strength outside [0, 1e4], a window that is not an odd integer >= 1, a clip
-            that is not > 0, an unknown map, or ``per_view`` beside ``use_local_bias``, whose windows are per view
-            anyway.
+            that is not > 0, an unknown map or one that does not keep to its bounds, or ``per_view`` beside
+            ``use_local_bias``, whose windows are per view anyway.
     """
 
     def __init__(self, bev_feature_shape=(180, 180), pers_feature_shape=(6, 40, 100), bias_strength=5.0,
@@ -59,8 +59,8 @@ class AttentionBiasGenerator(nn.Module):
         self.local_window_size = check_windows(local_window_size)
         self.per_view = per_view
         self.bias_clip = check_bias_clip(bias_clip)
-        self.weight_map = check_weight_map(weight_map)
-        self.map = WEIGHT_MAPS[weight_map]()
+        self.weight_map = weight_map
+        self.map = make_weight_map(weight_map)
         self.strength_factor = 1.0
         low, high = RECOMMENDED_STRENGTH
         if self.bias_strength and not low <= self.bias_strength <= high:

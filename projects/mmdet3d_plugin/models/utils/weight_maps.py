@@ -46,6 +46,34 @@ class MonotoneMap(nn.Module):
 WEIGHT_MAPS = dict(linear=lambda: linear_map, log_gate=lambda: log_gate_map, monotone=MonotoneMap)
 
 
+def make_weight_map(name):
+    """A map anew.
+
+    Args:
+        name (str): of ``WEIGHT_MAPS``.
+
+    Raises:
+        ValueError: for an unknown name, or a map that is not what ``WEIGHT_MAPS`` says, tried on 101 weights.
+    """
+    make = WEIGHT_MAPS[check_weight_map(name)]
+    try:
+        weight_map = make()
+    except TypeError as error:
+        raise ValueError(f'WEIGHT_MAPS[{name!r}] must take no argument and make the map, such as `lambda: {name}_map` '
+                         f'for a function; calling it gave: {error}') from error
+    weights = torch.linspace(0, 1, 101)
+    with torch.no_grad():
+        bias = weight_map(weights, 1.0)
+    is_fit = isinstance(bias, torch.Tensor) and bias.shape == weights.shape and bool((bias.abs() <= 1 + 1e-5).all())
+    if not is_fit or abs(bias[50].item()) > 1e-5:
+        found = f'a tensor {tuple(bias.shape)} with values from {bias.min().item():g} to {bias.max().item():g}' \
+            if isinstance(bias, torch.Tensor) else repr(bias)
+        raise ValueError(f'the weight map {name!r} must give a bias in [-strength, strength] for every weight, and 0 '
+                         f'for weight 0.5; for 101 weights from 0 to 1 at strength 1 it gives {found}'
+                         f'{f", {bias[50].item():g} at 0.5" if is_fit else ""}')
+    return weight_map
+
+
 def check_weight_map(name):
     """Return the name of a map; raise ValueError naming what is allowed otherwise."""
     if name not in WEIGHT_MAPS:
