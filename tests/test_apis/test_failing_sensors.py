@@ -17,7 +17,8 @@ from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.datasets.camera_geometry import project
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-NAMES = sorted(path.name for path in CONFIGS.glob('*.py'))
+SINGLE_SENSOR = {'cmt_lidar_synthetic.py', 'cmt_camera_synthetic.py'}
+NAMES = sorted({path.name for path in CONFIGS.glob('*.py')} - SINGLE_SENSOR)
 CASES = ['clean', 'lidar_drop', 'camera_drop', 'view_drop:3', 'view_drop:CAM_FRONT', 'fov:60', 'fov:90',
          'object_failure:0.5', 'frame_object_failure:0.5', 'beams:16', 'beams:8', 'beams:4', 'calibration:1',
          'object_failure:0.5+beams:8+view_drop:1']

@@ -67,7 +67,7 @@ def test_nothing_but_the_router_changes(make_cfg, trained, checkpoint):
 def test_what_it_leaves(trained):
     work_dir, table = trained
     assert (work_dir / 'router.md').read_text() == f'{table}\n' and 'AUROC LiDAR' in table
-    assert "share of the sensor's attention that is taken" in table
+    assert "share of that sensor's attention that is taken" in table
     log, = work_dir.glob('*.log')
     assert log.read_text().count('loss_aqr: ') == 4
     assert list((work_dir / 'tf_logs').iterdir()) and list(work_dir.glob('*.log.json'))

@@ -264,20 +264,18 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
     def plain(tensor):
         return tensor[0].cpu().numpy()
 
-    looks = routing.looks and {sensor: tuple(map(plain, routing.looks.verdicts(sensor))) for sensor in MODALITIES}
-
     return RoutingSnapshot(
         case=FailureCase.parse(metas[0]['failure'].case), failure=metas[0]['failure'], points=points[0].cpu().numpy(),
         images=input_images(img[0], metas[0]), lidar2img=np.stack(metas[0]['lidar2img']),
         camera_names=camera_names(dataset, index), ground_truth=ground_truth(dataset, index),
         detections=above_threshold(result, score_thr), detection_names=list(dataset.CLASSES),
         positions=plain(positions), pixels=plain(pixels.transpose(1, 2)),
-        seen=plain(routing.projections.pts_pers_valid),
+        seen=plain(routing.projections.pts_pers_valid), looks=_verdicts(routing.looks),
         lidar_weights=plain(routing.lidar_weights), camera_weights=plain(routing.camera_weights),
-        lidar_lost=plain(targets.lidar_lost), cameras_lost=plain(targets.cameras_lost), looks=looks, scores=scores,
-        labels=labels, centers=centers, class_names=[name for names in head.class_names for name in names],
-        bias=_on_cpu(routing.bias), attention=attention, layer=layer % layers, layout=recorder.layout,
-        pc_range=head.pc_range, bev_cell_size=head.bev_cell_size)
+        lidar_lost=plain(targets.lidar_lost), cameras_lost=plain(targets.cameras_lost), scores=scores, labels=labels,
+        centers=centers, class_names=[name for names in head.class_names for name in names], bias=_on_cpu(routing.bias),
+        attention=attention, layer=layer % layers, layout=recorder.layout, pc_range=head.pc_range,
+        bev_cell_size=head.bev_cell_size)
 
 
 def choose_queries(snapshots, count=3):
@@ -317,6 +315,12 @@ def _best_class(outs):
     centers = torch.stack([decode_boxes(concat_branches(task, layer=-1)[0])[:, :3] for task in tasks])  # (T, Q, 3)
     centers = centers[task_of_class[labels], torch.arange(len(labels), device=labels.device)]  # (Q, 3)
     return tuple(values.cpu().numpy() for values in (scores, labels, centers))
+
+
+def _verdicts(looks):
+    """``looks`` of a :class:`RoutingSnapshot`."""
+    return looks and {sensor: tuple(values[0].cpu().numpy() for values in looks.verdicts(sensor))
+                      for sensor in MODALITIES}
 
 
 def _on_cpu(bias):

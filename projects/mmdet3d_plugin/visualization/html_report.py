@@ -129,6 +129,7 @@ def _embed(path):
     content = io.BytesIO()
     with Image.open(path) as image:
         image = image.convert('RGB')
-        image.thumbnail((_WIDTH, image.height), Image.Resampling.LANCZOS)
+        if image.width > _WIDTH:
+            image = image.resize((_WIDTH, round(image.height * _WIDTH / image.width)), Image.Resampling.LANCZOS)
         image.save(content, 'WEBP', quality=_QUALITY)
     return base64.b64encode(content.getvalue()).decode()
