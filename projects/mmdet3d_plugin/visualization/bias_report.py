@@ -91,7 +91,8 @@ def describe_query(snapshot, query):
 def _look_words(snapshot, query):
     if snapshot.looks is None:
         return ''
-    return f'; {_alone(snapshot, "lidar", query)} by LiDAR alone, {_alone(snapshot, "camera", query)} by cameras alone'
+    seen = [f'{_alone(snapshot, sensor, query)} by {_SENSOR_WORDS[sensor]} alone' for sensor in MODALITIES]
+    return f'; {", ".join(seen)}'
 
 
 def _alone(snapshot, sensor, query):

@@ -101,8 +101,10 @@ def changed_images(images, struck, change, name):
 
 
 def _checked(changed, shape, name):
-    found = f'an array {changed.shape}' if isinstance(changed, np.ndarray) else repr(changed)
-    if found != f'an array {shape}' or not np.issubdtype(changed.dtype, np.number) or not np.isfinite(changed).all():
+    is_array = isinstance(changed, np.ndarray)
+    if not is_array or changed.shape != shape or not np.issubdtype(changed.dtype, np.number) \
+            or not np.isfinite(changed).all():
+        found = f'an array {changed.shape}' if is_array else repr(changed)
         raise ValueError(f'the failure {name!r} must return the image, an array {shape} of finite numbers, got {found}')
     return changed
 
