@@ -173,13 +173,25 @@ def test_scenes_of_sets_that_repeat_and_join(keyframes):
     np.testing.assert_array_equal(scene_numbers(balanced), own[balanced.sample_indices])
 
 
-def test_every_third_keyframe_is_a_scene_still(keyframes):
-    """Sets that are thinned (load_interval) have longer pauses."""
+@pytest.mark.parametrize('case', ['stale_lidar@1', 'stale_views:2@2', 'stale_lidar@3', 'temporal_misalignment@3'])
+def test_a_part_of_the_set_fails_as_the_whole(keyframes, case):
+    """Keyframes that load_interval leaves out are there to be shown, and hold scenes together."""
+    whole, part = nuscenes(keyframes, case), nuscenes(keyframes, case, load_interval=3)
+    samples, some = by_name(whole), by_name(part)
+    assert len(some) == 4
+    for name in some:
+        assert digest_of_one([some[name]]) == digest_of_one([samples[name]])
+    numbers = dict(zip(samples, scene_numbers(whole)))
+    assert scene_numbers(part).tolist() == [numbers[name] for name in some]
+    shown = {sample['failure'].details[case.split('@')[0].split(':')[0]].get('sample') for sample in some.values()}
+    assert shown - {None, *some}  # some of what is shown is left out
+
+
+def test_samples_that_were_exchanged_are_the_set(keyframes):
     dataset = nuscenes(keyframes, 'stale_lidar@1', load_interval=3)
-    assert [info['token'] for info in dataset.data_infos][:2] == ['A0', 'A3']
-    samples = by_name(dataset)
-    assert shown_cloud(samples['A3']) == 'A0' and shown_cloud(samples['A0']) == 'A3'
-    assert samples['A3']['failure'].details['stale_lidar'] == dict(sample='A0', seconds=1.5, fallback=False)
+    dataset.data_infos = copy.deepcopy(dataset.all_infos[:2])
+    assert [info['token'] for info in dataset.data_infos] == ['A0', 'A1'] and scene_numbers(dataset).tolist() == [0, 0]
+    assert shown_cloud(dataset[0]) == 'A1' and shown_cloud(dataset[1]) == 'A0'
 
 
 def test_a_single_scene_shows_its_most_distant_keyframe(tmp_path):
@@ -378,14 +390,15 @@ def digests(root, train, workers=0):
     return list(DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=digest_of_one))
 
 
-def test_workers_and_processes_draw_the_same_bytes(synthetic_nuscenes, repo_root):
-    expected = digests(synthetic_nuscenes, False)
+@pytest.mark.parametrize('train', [False, True], ids=['test', 'train'])
+def test_workers_and_processes_draw_the_same_bytes(synthetic_nuscenes, repo_root, train):
+    expected = digests(synthetic_nuscenes, train)
     assert len(set(expected)) == len(expected) > 5
-    assert digests(synthetic_nuscenes, False, workers=2) == expected
+    assert digests(synthetic_nuscenes, train, workers=2) == expected
     script = ('import json, sys; import projects.mmdet3d_plugin; import torch; torch.set_num_threads(1)\n'
               f'sys.path.insert(0, {os.path.dirname(__file__)!r})\n'
               'from test_other_samples import digests\n'
-              f'print(json.dumps(digests({str(synthetic_nuscenes)!r}, False)))')
+              f'print(json.dumps(digests({str(synthetic_nuscenes)!r}, {train})))')
     printed = subprocess.run([sys.executable, '-c', script], cwd=repo_root, check=True, capture_output=True, text=True,
                              env={**os.environ, 'PYTHONHASHSEED': '11'}).stdout
     assert json.loads(printed.splitlines()[-1]) == expected

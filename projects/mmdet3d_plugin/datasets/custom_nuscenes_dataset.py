@@ -64,8 +64,9 @@ class CustomNuScenesDataset(NuScenesDataset):
         with_boxes = not self.test_mode or self.load_failure_boxes
         infos, self.metadata = load_infos(self.ann_file, with_cameras, with_boxes, self.trust_data)
         self.version = self.metadata['version']
-        infos = sorted(infos, key=lambda info: info['timestamp'])[::self.load_interval]
-        infos = drop_bad_boxes(self.ann_file, rebased(self.ann_file, infos, self.data_root))
+        infos = sorted(infos, key=lambda info: info['timestamp'])
+        self.all_infos = drop_bad_boxes(self.ann_file, rebased(self.ann_file, infos, self.data_root))
+        infos = self.all_infos[::self.load_interval]
         if not self.test_mode:
             check_boxes_hold_points(self.ann_file, infos)
             if with_cameras:

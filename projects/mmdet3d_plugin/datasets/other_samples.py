@@ -12,7 +12,8 @@ class OtherSamples:
 
     Keyframes of one scene come from one log, which nuScenes' file names tell, and follow each other within a second; an
     info file with ``scene_token`` in its records says it itself. Frames without time stamps are scenes of their own.
-    Sweeps are the newest ones, in training, too: what a failure does must not depend on what else was drawn.
+    Sweeps are the newest ones, in training, too: what a failure does must not depend on what else was drawn. Keyframes
+    that ``load_interval`` leaves out are there: a failure is the same in a part of the set as in the whole.
 
     Methods return a sample and how many seconds it is older (below 0: younger; None: of another scene), or None where
     there is no such sample.
@@ -23,7 +24,9 @@ class OtherSamples:
     """
 
     def __init__(self, dataset, index):
-        self._dataset, self._index = dataset, index
+        self._dataset = dataset
+        self._records, self._scenes, self._times, places = _keyframes(dataset)
+        self._index = places[index]
 
     def __deepcopy__(self, memo):
         return self  # transforms that copy a sample must not copy the data set
@@ -34,13 +37,12 @@ class OtherSamples:
         Returns:
             tuple[dict, float] | None
         """
-        scenes, times = _scenes_and_times(self._dataset)
-        same = np.flatnonzero(scenes == scenes[self._index])
-        moments = np.unique(times[same])
-        place = np.searchsorted(moments, times[self._index]) - steps
+        same = np.flatnonzero(self._scenes == self._scenes[self._index])
+        moments = np.unique(self._times[same])
+        place = np.searchsorted(moments, self._times[self._index]) - steps
         if not 0 <= place < len(moments):
             return None
-        return self._with_age(same[times[same] == moments[place]][0])
+        return self._with_age(same[self._times[same] == moments[place]][0])
 
     def most_distant(self):
         """The keyframe of the scene that is farthest away in time.
@@ -48,8 +50,8 @@ class OtherSamples:
         Returns:
             tuple[dict, float] | None
         """
-        scenes, times = _scenes_and_times(self._dataset)
-        distance = np.where(scenes == scenes[self._index], np.abs(times - times[self._index]), 0)
+        in_scene = self._scenes == self._scenes[self._index]
+        distance = np.where(in_scene, np.abs(self._times - self._times[self._index]), 0)
         index = distance.argmax()
         return self._with_age(index) if distance[index] else None
 
@@ -59,18 +61,18 @@ class OtherSamples:
         Returns:
             tuple[dict, None] | None
         """
-        scenes, _ = _scenes_and_times(self._dataset)
-        others = np.flatnonzero(scenes != scenes[self._index])
+        others = np.flatnonzero(self._scenes != self._scenes[self._index])
         return (self._load(int(rng.choice(others))), None) if len(others) else None
 
     def _with_age(self, index):
-        _, times = _scenes_and_times(self._dataset)
-        return self._load(int(index)), float(times[self._index] - times[index])
+        return self._load(int(index)), float(self._times[self._index] - self._times[index])
 
     def _load(self, index):
-        sample = self._dataset.get_data_info(index)
+        dataset = copy.copy(self._dataset)
+        dataset.data_infos = self._records
+        sample = dataset.get_data_info(index)
         sample.pop('other_samples', None)
-        self._dataset.pre_pipeline(sample)
+        dataset.pre_pipeline(sample)
         for transform in self._dataset.pipeline.transforms:
             name = type(transform).__name__
             if name == 'SimulateFailure':
@@ -95,7 +97,8 @@ def scene_numbers(dataset):
     such (RepeatDataset, CBGSDataset, ConcatDataset); see :class:`OtherSamples` for how scenes are told apart.
     """
     if hasattr(dataset, 'data_infos'):
-        return _scenes_and_times(dataset)[0]
+        _, scenes, _, places = _keyframes(dataset)
+        return scenes[places]
     if hasattr(dataset, 'datasets'):
         parts = [scene_numbers(part) for part in dataset.datasets]
         ends = np.cumsum([0, *(part.max() + 1 for part in parts)])
@@ -105,25 +108,39 @@ def scene_numbers(dataset):
     return inner[np.arange(len(dataset)) % len(inner)] if order is None else inner[np.asarray(order)]
 
 
-def _scenes_and_times(dataset):
-    """Scene numbers (N,) and time stamps (N,) in s of the samples of a data set, kept with its list of records."""
-    kept = getattr(dataset, '_scenes_and_times', None)
-    if kept is not None and kept[0] is dataset.data_infos:
-        return kept[1]
+def _keyframes(dataset):
+    """All keyframes of a data set, also those that ``load_interval`` leaves out.
+
+    Returns:
+        tuple: records (list of K), scene numbers (K,), time stamps (K,) in s, and places (N,) of the data set's samples
+        among them; kept with its list of samples.
+    """
     infos = dataset.data_infos
-    times = _times(infos)
+    kept = getattr(dataset, '_kept_keyframes', None)
+    if kept is not None and kept[0] is infos:
+        return kept[1]
+    records = getattr(dataset, 'all_infos', infos)
+    place_of = {id(record): place for place, record in enumerate(records)}
+    if not all(id(info) in place_of for info in infos):  # the samples were exchanged
+        records, place_of = infos, {id(info): place for place, info in enumerate(infos)}
+    times = _times(records)
+    keyframes = records, _scenes(records, times), times, np.array([place_of[id(info)] for info in infos], dtype=int)
+    dataset._kept_keyframes = infos, keyframes
+    return keyframes
+
+
+def _scenes(infos, times):
+    """(K,) scene numbers."""
     logs = [str(info.get('scene_token', _log(info))) for info in infos]
     is_named = ['scene_token' in info for info in infos]
     scenes, number = np.zeros(len(infos), dtype=int), -1
     order = sorted(range(len(infos)), key=lambda i: (logs[i], times[i]))
-    gap = _LARGEST_GAP * getattr(dataset, 'load_interval', 1)
     for previous, index in zip([None, *order], order):
         follows = previous is not None and logs[previous] == logs[index] and (
-            is_named[index] or times[index] - times[previous] <= gap)
+            is_named[index] or times[index] - times[previous] <= _LARGEST_GAP)
         number += not follows
         scenes[index] = number
-    dataset._scenes_and_times = infos, (scenes, times)
-    return scenes, times
+    return scenes
 
 
 def _times(infos):
