@@ -153,7 +153,7 @@ class Ablation:
         self._locks = defaultdict(threading.Lock)
 
     def run(self):
-        """Do what is missing, seed by seed.
+        """Do what is missing, arm by arm.
 
         Returns:
             list[str]: what failed, with the path of its log.
@@ -161,11 +161,13 @@ class Ablation:
         failed, runs = [], []
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            for seed in self.baselines:  # a baseline is submitted before the arms that wait for it
-                starts = {None: pool.submit(self._baseline, seed)}
-                for name, arm in self.plan.arms.items():  # after what it starts from: no job waits for a later one
-                    starts[name] = pool.submit(self._arm, name, seed, starts[arm.after])
-                    runs.append(starts[name])
+            # No job waits for a later one, and few for the one before: an arm comes after what it starts from, with the
+            # other seeds between.
+            starts = {(None, seed): pool.submit(self._baseline, seed) for seed in self.baselines}
+            for name, arm in self.plan.arms.items():
+                for seed in self.baselines:
+                    starts[name, seed] = pool.submit(self._arm, name, seed, starts[arm.after, seed])
+                    runs.append(starts[name, seed])
             for number, run in enumerate(as_completed(runs), 1):
                 title, log, code, _ = run.result()
                 print(f'[{number}/{len(runs)}] {time.strftime("%H:%M:%S")} {title}: '

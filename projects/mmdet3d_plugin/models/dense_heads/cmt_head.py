@@ -1,9 +1,8 @@
 import inspect
 import math
-from collections import defaultdict
 from contextlib import nullcontext
 from functools import partial
-from typing import Callable, DefaultDict, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 from mmcv.cnn import ConvModule
@@ -22,7 +21,7 @@ from ...core.finite import require_finite
 from ..utils.aqr import AQR, AQROptions, Looks, RouterEvidence, build_aqr_parts
 from ..utils.aqr.query_projection import project_queries
 from ..utils.attention import AttentionBias
-from ..utils.attention.shared_parts import SharedPart
+from ..utils.attention.shared_parts import SharedTokens
 from ..utils.evaluating import evaluating
 from ..utils.geometry import from_unit_range, lidar_to_image_matrices, padded_image_size
 from ..utils.remembered import Remembered, tensors_state
@@ -54,7 +53,7 @@ class _EmbeddedScene(NamedTuple):
         denoising: DenoisingBatch or None.
         query_embed: (B, P + Q, C).
         stand_ins: features of blank sensors, for looks and decoder, or None.
-        parts: what the first layer gets from each segment of the tokens, for looks and decoder.
+        shared: what looks and decoder make once.
         decode: the transformer, which knows position embeddings and masks already.
     """
 
@@ -65,7 +64,7 @@ class _EmbeddedScene(NamedTuple):
     denoising: Optional[DenoisingBatch]
     query_embed: torch.Tensor
     stand_ins: Optional[Tuple[torch.Tensor, torch.Tensor]]
-    parts: DefaultDict[Tuple[int, int], SharedPart]
+    shared: SharedTokens
     decode: Callable
 
 
@@ -242,10 +241,10 @@ class CmtHead(BaseModule):
         x, x_img, bias, routing = self._apply_aqr_modulation(
             scene.x, scene.x_img, scene.reference_points, img_metas, scene.query_embed, scene.denoising,
             partial(self._look, scene))
-        is_for_looks = self.aqr_options.stand_ins == 'looks'
+        is_for_looks, has_looked = self.aqr_options.stand_ins == 'looks', scene.shared.keys is not None
         decoded, _ = scene.decode(x, x_img, stand_ins=None if is_for_looks else scene.stand_ins,
                                   aqr_attention_bias=None if bias is None else self.aqr.bias_of_layers(bias),
-                                  parts=scene.parts if scene.parts and self._shares_parts(scene) else None)
+                                  shared=scene.shared if has_looked and self._can_share(scene) else None)
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         return tuple([self._predict_task(head, decoded, scene.reference_points, scene.denoising, routing)]
                      for head in self.task_heads)
@@ -287,7 +286,7 @@ class CmtHead(BaseModule):
         decode = partial(self.transformer, query_embed=query_embed, bev_pos_embed=bev_pos_embed,
                          rv_pos_embed=rv_pos_embed, attn_masks=None if denoising is None else denoising.attn_mask)
         return _EmbeddedScene(x, x_img, layout, reference_points, denoising, query_embed, stand_ins,
-                              defaultdict(SharedPart), decode)
+                              SharedTokens(), decode)
 
     def _stand_ins(self, blank_feats):
         """Features (x, x_img) of blank sensors as the decoder takes them, None without stand-ins."""
@@ -318,12 +317,12 @@ class CmtHead(BaseModule):
                       for state in states]
         return Looks(*states, *logits)
 
-    def _shares_parts(self, scene):
-        return scene.stand_ins is not None and self.transformer.can_share_parts(scene.x.device)
+    def _can_share(self, scene):
+        return scene.stand_ins is not None and self.transformer.can_share(scene.x.device)
 
     def _decode_one_layer(self, scene, sensor):
         """Queries (B, Q, C) after the first layer, with all sensors but one (of ``MODALITIES``) blank."""
-        if not self._shares_parts(scene):
+        if not self._can_share(scene):
             features = [own if index == sensor else blank.expand_as(own)
                         for index, (own, blank) in enumerate(zip((scene.x, scene.x_img), scene.stand_ins))]
             return scene.decode(*features, num_layers=1)[0][0]
@@ -333,7 +332,7 @@ class CmtHead(BaseModule):
         values = torch.where(is_camera == (MODALITIES[sensor] == 'camera'), 0.0, -math.inf)  # (S, )
         bias = AttentionBias(values.expand(*scene.query_embed.shape[:2], -1), shapes)
         return scene.decode(scene.x, scene.x_img, stand_ins=scene.stand_ins, aqr_attention_bias=bias, num_layers=1,
-                            parts=scene.parts)[0][0]
+                            shared=scene.shared)[0][0]
 
     def _make_denoising(self, img_metas):
         if self.denoising.num_groups == 0:

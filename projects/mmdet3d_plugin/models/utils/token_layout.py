@@ -54,12 +54,18 @@ class TokenLayout:
         return self.num_bev + self.num_camera
 
     @staticmethod
-    def flatten(x, x_img, batch_size):
-        """Features (B, C, H, W) and (B * V, C, h, w), either None -> tokens (F, B, C)."""
-        parts = []
+    def runs(x, x_img, batch_size):
+        """Features (B, C, H, W) and (B * V, C, h, w), either None -> views of the tokens, of each sensor one
+        (F_s, B, C), in their order.
+        """
+        runs = []
         if x is not None:
-            parts.append(x.flatten(2).permute(2, 0, 1))  # (H * W, B, C)
+            runs.append(x.flatten(2).permute(2, 0, 1))  # (H * W, B, C)
         if x_img is not None:
             views = x_img.unflatten(0, (batch_size, -1)).permute(1, 3, 4, 0, 2)  # (V, h, w, B, C)
-            parts.append(views.flatten(0, 2))  # (V * h * w, B, C)
-        return torch.cat(parts)  # (F, B, C)
+            runs.append(views.flatten(0, 2))  # (V * h * w, B, C)
+        return runs
+
+    def flatten(self, x, x_img, batch_size):
+        """Features (B, C, H, W) and (B * V, C, h, w), either None -> tokens (F, B, C)."""
+        return torch.cat(self.runs(x, x_img, batch_size))

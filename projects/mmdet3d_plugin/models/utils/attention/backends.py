@@ -36,6 +36,15 @@ def fused_obstacle(bias, device):
     return '; '.join(f'{backend.name}: {reason}' for backend, reason in zip(BACKENDS, reasons))
 
 
+def check_fits(bias, query, num_keys):
+    """Raise ValueError unless a bias goes with queries (B, heads, Q, d) and a number of keys."""
+    batch, heads, num_query, _ = query.shape
+    allowed = (batch, num_query, num_keys), (batch, heads, num_query, num_keys)
+    if tuple(bias.shape) not in allowed:
+        raise ValueError(f'bias must be (B, Q, F) or (B, heads, Q, F), here {allowed[0]} or {allowed[1]}, got '
+                         f'{tuple(bias.shape)}')
+
+
 def fused_attention(query, key, value, bias):
     """``softmax(q k^T / sqrt(d) + bias) v``, exact, with exact gradients of q, k, v and the bias' values.
 
@@ -50,11 +59,7 @@ def fused_attention(query, key, value, bias):
     Raises:
         ValueError: if the bias does not fit queries and keys, or no back end serves it on their device.
     """
-    batch, heads, num_query, _ = query.shape
-    allowed = (batch, num_query, key.shape[2]), (batch, heads, num_query, key.shape[2])
-    if tuple(bias.shape) not in allowed:
-        raise ValueError(f'bias must be (B, Q, F) or (B, heads, Q, F), here {allowed[0]} or {allowed[1]}, got '
-                         f'{tuple(bias.shape)}')
+    check_fits(bias, query, key.shape[2])
     if not query.numel() or not bias.num_tokens:
         # Kernels divide by these numbers (SIGFPE) or leave gradients unwritten: nothing attends to nothing.
         nothing = sum(x.sum() for x in (key, value, bias.values)) * 0

@@ -9,10 +9,13 @@ every tile is exact. All shifts and masks are less each query's largest bias, so
 import math
 import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Optional
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from .key_chunks import attend_in_chunks
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -43,6 +46,37 @@ def tiled_attention(query, key, value, bias, tile_keys=TILE_KEYS):
         Tensor: (B, heads, Q, d).
     """
     return _TiledAttention.apply(query, key, value, bias.values, bias, tile_keys)
+
+
+def chunked_attention(query, keys_of, bias):
+    """:func:`tiled_attention` whose keys are made when they are read, a few at a time; without gradients.
+
+    Args:
+        query (Tensor): (B, heads, Q, d).
+        keys_of (Callable): slice of samples, slice of keys -> key and value (b, heads, K, d) of these.
+        bias (AttentionBias): (B, Q, F) or (B, heads, Q, F).
+
+    Returns:
+        Tensor: (B, heads, Q, d); zeros where there are no queries or no keys.
+    """
+    if not query.numel() or not bias.num_tokens:
+        return query * 0
+    merged, keys_of = _Merged(query), _remembering_last(keys_of)
+    for tile in _plan(bias, merged.lse.dtype, TILE_KEYS):
+        merged.add(tile, *attend_in_chunks(tile.pick(query), partial(keys_of, tile.batch), tile.keys, tile.mask))
+    return merged.out.to(query.dtype)
+
+
+def _remembering_last(make):
+    """``make``, which is not called again for what it was called for last: two tiles may have the same keys."""
+    last = []
+
+    def remembered(*arguments):
+        if not last or last[0] != arguments:
+            last[:] = arguments, make(*arguments)
+        return last[1]
+
+    return remembered
 
 
 @dataclass(frozen=True)
@@ -186,32 +220,47 @@ def _window_mask(bias, segment, query, rows, values, largest, dtype):
     return mask.scatter_(-1, place.expand(inside.shape), inside)[..., :-1]
 
 
+class _Merged:
+    """What several tiles give together; statistics in float32 or wider.
+
+    Attributes:
+        out: (B, heads, Q, d) of the tiles so far.
+        lse: (B, heads, Q) log-sum-exp of their scores.
+    """
+
+    def __init__(self, query):
+        wide = torch.promote_types(query.dtype, torch.float32)
+        self.out = torch.zeros_like(query, dtype=wide)
+        self.lse = query.new_full(query.shape[:-1], -math.inf, dtype=wide)
+
+    def add(self, tile, out, lse):
+        """Add a tile's own output and log-sum-exp, and return the latter with the tile's shift."""
+        if tile.shift is not None:
+            lse = lse + tile.shift
+        before = tile.pick(self.lse)
+        after = torch.logaddexp(before, lse.to(self.lse.dtype))
+        keep, take = (before - after).exp().unsqueeze(-1), (lse - after).exp().unsqueeze(-1)
+        tile.put(self.out, tile.pick(self.out) * keep + out * take)
+        tile.put(self.lse, after)
+        return lse
+
+
 class _TiledAttention(torch.autograd.Function):
     """Flash attention per tile on CPU; statistics in float32 or wider."""
 
     @staticmethod
     def forward(ctx, query, key, value, values, bias, tile_keys):
         scale = 1 / math.sqrt(query.shape[-1])
-        wide = torch.promote_types(query.dtype, torch.float32)
-        tiles = _plan(bias, wide, tile_keys)
-        out = torch.zeros_like(query, dtype=wide)
-        lse = query.new_full(query.shape[:-1], -math.inf, dtype=wide)
-        parts = []
+        merged, parts = _Merged(query), []
+        tiles = _plan(bias, merged.lse.dtype, tile_keys)
         for tile in tiles:
-            part = _flash(tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys], 0.0, False,
-                          attn_mask=tile.mask, scale=scale)
-            part_out, part_lse = part[0], part[1]
-            if tile.shift is not None:
-                part_lse = part_lse + tile.shift
+            out, lse = _flash(tile.pick(query), key[tile.batch, :, tile.keys], value[tile.batch, :, tile.keys], 0.0,
+                              False, attn_mask=tile.mask, scale=scale)[:2]
+            lse = merged.add(tile, out, lse)
             if tile.has_value:
-                parts += [part_out, part_lse]
-            before = tile.pick(lse)
-            after = torch.logaddexp(before, part_lse.to(wide))
-            keep, take = (before - after).exp().unsqueeze(-1), (part_lse - after).exp().unsqueeze(-1)
-            tile.put(out, tile.pick(out) * keep + part_out * take)
-            tile.put(lse, after)
-        out = out.to(query.dtype)
-        ctx.save_for_backward(query, key, value, out, lse, *parts)
+                parts += [out, lse]
+        out = merged.out.to(query.dtype)
+        ctx.save_for_backward(query, key, value, out, merged.lse, *parts)
         ctx.tiles, ctx.bias, ctx.scale = tiles, bias, scale
         ctx.values_shape, ctx.values_dtype = values.shape, values.dtype
         return out

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention_bias import AttentionBias
-from .backends import fused_attention
-from .shared_parts import can_share, shared_attention
+from .backends import check_fits, fused_attention
+from .cpu_tiles import chunked_attention
+from .key_chunks import can_chunk
+from .shared_parts import shared_attention
 
 
 class ScaledDotProductMHA(nn.Module):
@@ -50,18 +52,25 @@ class ScaledDotProductMHA(nn.Module):
                 forbidden, float = added to the scores; or a compact bias, which is applied without being made dense.
         """
         query = self._query_heads(query)
-        if isinstance(attn_mask, AttentionBias) and attn_mask.parts and can_share(query.device):
-            out = shared_attention(query, lambda keys: self._key_value_heads(key[:, keys], value[:, keys]), attn_mask)
-            return self.out_proj(out.transpose(1, 2).flatten(2))
-        projected = query, *self._key_value_heads(key, value)
         if isinstance(attn_mask, AttentionBias):
-            return self.out_proj(fused_attention(*projected, attn_mask).transpose(1, 2).flatten(2))
+            return self.out_proj(self._biased(query, key, value, attn_mask).transpose(1, 2).flatten(2))
+        projected = query, *self._key_value_heads(key, value)
         if attn_mask is not None:
             # scaled_dot_product_attention reads bool the other way round: True = allowed.
             attn_mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask.to(query.dtype)
         out = F.scaled_dot_product_attention(*projected, attn_mask=attn_mask,
                                              dropout_p=self.attn_drop if self.training else 0.0)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def _biased(self, query, key, value, bias):
+        """(B, heads, Q, d) queries over (B, F, C) keys and values -> (B, heads, Q, d)."""
+        check_fits(bias, query, key.shape[1])
+        if not can_chunk(query.device):
+            return fused_attention(query, *self._key_value_heads(key, value), bias)
+        if bias.parts:
+            return shared_attention(query, lambda keys: self._key_value_heads(key[:, keys], value[:, keys]), bias)
+        return chunked_attention(
+            query, lambda batch, keys: self._key_value_heads(key[batch, keys], value[batch, keys]), bias)
 
     def _query_heads(self, query):
         """(B, Q, C) -> (B, heads, Q, d), as scores take them."""

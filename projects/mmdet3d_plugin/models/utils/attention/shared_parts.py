@@ -5,11 +5,12 @@ the shares alone (docs/design.md, "Exact fused attention"). So an output and a l
 such bias: the router's looks and the decoder's first layer read a token once.
 """
 import math
+from collections import defaultdict
 from typing import Optional
 
 import torch
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+from .key_chunks import attend_in_chunks
 
 
 class SharedPart:
@@ -24,23 +25,34 @@ class SharedPart:
         self.out: Optional[torch.Tensor] = None
         self.lse: Optional[torch.Tensor] = None
 
-    def fill(self, query, key, value):
-        """Attend with (B, heads, Q, d) queries to (B, heads, K, d) keys and values, K >= 1."""
-        out, lse = _flash(query, key, value, 0.0, False, scale=1 / math.sqrt(query.shape[-1]))[:2]
-        self.out, self.lse = out, lse.to(torch.promote_types(query.dtype, torch.float32))
+    def fill(self, query, keys_of, keys):
+        """Attend; see :func:`attend_in_chunks`."""
+        self.out, self.lse = attend_in_chunks(query, keys_of, keys)
 
 
-def can_share(device):
-    """Whether :func:`shared_attention` serves now: it keeps no gradients and needs kernels that return log-sum-exps."""
-    return device.type == 'cpu' and not torch.is_grad_enabled()
+class SharedTokens:
+    """Tokens, the stand-ins after them, and what a decoder's first layer gets from them: made by the first of several
+    calls of a decoder, for all of them.
+
+    Attributes:
+        keys: (2 F, B, C) tokens and stand-ins, None until they are made.
+        positions: (2 F, B, C) their position embeddings, likewise.
+        parts: bounds of a segment of the keys -> SharedPart.
+    """
+
+    def __init__(self):
+        self.keys: Optional[torch.Tensor] = None
+        self.positions: Optional[torch.Tensor] = None
+        self.parts = defaultdict(SharedPart)
 
 
 def shared_attention(query, keys_of, bias):
-    """``softmax(q k^T / sqrt(d) + bias) v`` from the bias' parts; those that are empty are filled.
+    """``softmax(q k^T / sqrt(d) + bias) v`` from the bias' parts; those that are empty and have any weight are filled.
 
     Args:
         query (Tensor): (B, heads, Q, d), the same for all biases that share these parts.
-        keys_of (Callable): slice of the keys -> key and value (B, heads, K, d), asked for empty parts alone.
+        keys_of (Callable): slice of the keys -> key and value (B, heads, K, d), asked for empty parts alone, a few keys
+            at a time.
         bias (AttentionBias): with ``parts``, without windows.
 
     Returns:
@@ -51,10 +63,10 @@ def shared_attention(query, keys_of, bias):
     outs, lses = [], []
     values = (bias.per_head().double() - bias.top().unsqueeze(-1)).unbind(-1)  # S of (B, heads or 1, Q)
     for part, keys, value in zip(bias.parts, bias.segments, values):
-        if keys.stop == keys.start:
+        if keys.stop == keys.start or (value == -math.inf).all():
             continue
         if part.out is None:
-            part.fill(query, *keys_of(keys))
+            part.fill(query, keys_of, keys)
         outs.append(part.out)
         lses.append(part.lse + value.to(part.lse.dtype))
     shares = torch.stack(lses).softmax(dim=0)  # (S, B, heads, Q)

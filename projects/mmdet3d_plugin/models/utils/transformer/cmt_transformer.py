@@ -1,7 +1,6 @@
 import dataclasses
 import inspect
 import math
-from functools import partial
 
 import torch
 from mmcv.cnn import xavier_init
@@ -12,7 +11,7 @@ from torch import nn
 
 from ....core.arguments import check_names
 from ..attention.attention_bias import AttentionBias
-from ..attention.shared_parts import can_share
+from ..attention.key_chunks import can_chunk
 from ..attention.stand_ins import needed_segments, take_segments, with_stand_ins
 from ..token_layout import TokenLayout
 
@@ -73,7 +72,7 @@ class CmtTransformer(BaseModule):
             attn.in_proj_bias[:2 * self.embed_dims] = 0
 
     def forward(self, x, x_img, query_embed, bev_pos_embed, rv_pos_embed, attn_masks=None, aqr_attention_bias=None,
-                reg_branch=None, stand_ins=None, num_layers=None, parts=None):
+                reg_branch=None, stand_ins=None, num_layers=None, shared=None):
         """Decode queries.
 
         Args:
@@ -91,9 +90,8 @@ class CmtTransformer(BaseModule):
                 and ``x_img``: what a negative bias takes from a sensor goes to these, at the same positions, see
                 :func:`with_stand_ins`. None: it goes to the other tokens.
             num_layers (int | None): decode with the first so many layers, default all.
-            parts (defaultdict | None): bounds of a segment among tokens and stand-ins -> SharedPart, what the first
-                layer gets from it; for calls with the same weights, queries, tokens and stand-ins, whose biases cut the
-                tokens into the same segments, see :meth:`can_share_parts`.
+            shared (SharedTokens | None): for calls with the same weights, queries, tokens and stand-ins, whose biases
+                cut the tokens into the same segments, see :meth:`can_share`; the first one needs ``stand_ins``.
 
         Returns:
             tuple[Tensor, Tensor]: (L, B, Q, C) decoded queries and (F, B, C) tokens, without stand-ins.
@@ -107,18 +105,20 @@ class CmtTransformer(BaseModule):
             raise ValueError('reg_branch: CMT does not refine boxes between decoder layers, only None is allowed')
         batch = query_embed.shape[0]
         layout = TokenLayout.from_features(x, x_img, batch)
-        memory = layout.flatten(x, x_img, batch)  # (F, B, C)
+        tokens = layout.runs(x, x_img, batch)
         positions = []
         if x is not None:
             positions.append(bev_pos_embed.unsqueeze(1).expand(-1, batch, -1))  # (H * W, B, C)
         if x_img is not None:
             views = rv_pos_embed.unflatten(0, (batch, -1)).permute(1, 2, 3, 0, 4)  # (V, h, w, B, C)
             positions.append(views.flatten(0, 2))
-        keys, key_pos, biases = memory, torch.cat(positions), self._bias_of_layers(aqr_attention_bias)
+        biases, used = self._bias_of_layers(aqr_attention_bias), [slice(0, layout.num_tokens)]
         if stand_ins is not None and aqr_attention_bias is not None:
             _check_stand_ins(stand_ins, (x, x_img), biases)
-            keys, key_pos, biases = _with_needed_segments(
-                memory, partial(layout.flatten, *stand_ins, batch), key_pos, biases, parts)
+            # A single layer asks for the parts that it needs: no keys have to be left out for it.
+            biases, used = _with_stand_ins(biases, shared, needs_all=shared is not None and num_layers == 1)
+        blank = [] if stand_ins is None else layout.runs(*stand_ins, batch)
+        memory, keys, key_pos = _lay_out(tokens, blank, positions, used, shared)
         query_pos = query_embed.transpose(0, 1)  # (Q, B, C)
         shape = batch, query_embed.shape[1], len(keys)
         masks = _for_each_different(biases, lambda bias: self._slot_masks(attn_masks, bias, shape))
@@ -128,10 +128,10 @@ class CmtTransformer(BaseModule):
             num_layers=num_layers)
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
-    def can_share_parts(self, device):
-        """Whether calls of :meth:`forward` on a device can share ``parts`` now."""
+    def can_share(self, device):
+        """Whether calls of :meth:`forward` on a device can have ``shared`` now."""
         attention = self.decoder.layers[0].attentions[self.decoder.attention_slot('cross_attn')]
-        return getattr(attention, 'impl', 'dense') != 'dense' and can_share(device)
+        return getattr(attention, 'impl', 'dense') != 'dense' and can_chunk(device)
 
     def _bias_of_layers(self, bias):
         """One bias for each layer."""
@@ -197,31 +197,53 @@ def _check_stand_ins(stand_ins, features, biases):
                          f'{sorted({type(each).__name__ for each in biases})}')
 
 
-def _with_needed_segments(tokens, flatten_stand_ins, positions, biases, parts):
-    """Keys, their positions, and biases on them: tokens and those stand-ins that any query leans on.
+def _with_stand_ins(biases, shared, needs_all):
+    """Biases on tokens and on those stand-ins that any query leans on, and the segments (list of slices) of these.
 
     Stand-ins have no mass where nothing is taken from a sensor: they would be there at twice the cost.
 
     Args:
-        tokens (Tensor): (F, B, C).
-        flatten_stand_ins (Callable): takes nothing, returns the stand-ins (F, B, C); called if any is leaned on.
-        positions (Tensor): (F, B, C), of both.
         biases (list[AttentionBias]): (B, Q, F) or (B, heads, Q, F) of each layer.
-        parts: see ``CmtTransformer.forward``.
+        shared (SharedTokens | None): whose parts the first layer gets.
+        needs_all (bool): keep all stand-ins.
     """
     doubled = _for_each_different(biases, with_stand_ins)
-    used, segments = needed_segments(doubled), doubled[0].segments
+    segments = doubled[0].segments
+    used = list(range(len(segments))) if needs_all else needed_segments(doubled)
     biases = _for_each_different(doubled, lambda bias: take_segments(bias, used))
-    if parts is not None:
-        own = tuple(parts[segments[index].start, segments[index].stop] for index in used)
+    segments = [segments[index] for index in used]
+    if shared is not None:
+        own = tuple(shared.parts[segment.start, segment.stop] for segment in segments)
         biases[0] = dataclasses.replace(biases[0], parts=own)
-    split = len(segments) // 2  # the first half are tokens
-    leaned_on = [segments[index - split] for index in used[split:]]
-    if not leaned_on:
-        return tokens, positions, biases
-    keys, key_pos = (torch.cat([own, *[blank[keys] for keys in leaned_on]])
-                     for own, blank in ((tokens, flatten_stand_ins()), (positions, positions)))
-    return keys, key_pos, biases
+    return biases, segments
+
+
+def _lay_out(tokens, stand_ins, positions, segments, shared):
+    """Tokens (F, B, C), and keys (K, B, C) with their positions (K, B, C): the rows of some segments.
+
+    Args:
+        tokens, stand_ins, positions (list[Tensor]): (F_s, B, C) of each sensor s.
+        segments (list[slice]): ascending, of tokens and, after them, stand-ins; at least all tokens.
+        shared (SharedTokens | None): has all rows, or gets them.
+    """
+    num_tokens = sum(len(run) for run in tokens)
+    if shared is not None:
+        if shared.keys is None:
+            shared.keys, shared.positions = torch.cat([*tokens, *stand_ins]), torch.cat([*positions, *positions])
+        keys, key_pos = shared.keys, shared.positions
+    elif segments[-1].stop > num_tokens:
+        keys, key_pos = torch.cat([*tokens, *stand_ins]), torch.cat([*positions, *positions])
+    else:
+        keys, key_pos = torch.cat(tokens), torch.cat(positions)
+    return keys[:num_tokens], _take_rows(keys, segments), _take_rows(key_pos, segments)
+
+
+def _take_rows(keys, segments):
+    """Rows of ascending segments: a view where these are the first ones."""
+    end = segments[-1].stop
+    if sum(segment.stop - segment.start for segment in segments) == end:
+        return keys[:end]
+    return torch.cat([keys[segment] for segment in segments])
 
 
 def _add_mask(bias, mask):
