@@ -17,6 +17,7 @@ from projects.mmdet3d_plugin.experiments.headroom import measure_headroom
 from projects.mmdet3d_plugin.experiments.robustness import RobustnessTest, relative_accuracy, routing_auroc
 from projects.mmdet3d_plugin.experiments.robustness_report import measure_robustness
 from projects.mmdet3d_plugin.experiments.router_controls import ALONE, CONTROLS, Control, ControlledRouter
+from projects.mmdet3d_plugin.experiments.routing_gain import measure_gain
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +220,23 @@ def test_what_a_router_wins_of_the_headroom(make_config, checkpoints, tmp_path):
     assert share is None if possible < 0.005 else share == pytest.approx(dropped['learned - off mAP'] / possible)
     with pytest.raises(ValueError, match='all checkpoints must have a router, or none'):
         measure_headroom(cfg, list(checkpoints.values()), ['camera_drop'], tmp_path)
+
+
+def test_gain(make_config, checkpoints, tmp_path):
+    """The differences that the headroom has, too, and a checkpoint without a router is refused."""
+    cfg = make_config()
+    text = measure_gain(cfg, [checkpoints['routed']], ['camera_drop'], tmp_path)
+    record = json.loads((tmp_path / 'gain.json').read_text())
+    alone = RobustnessTest(cfg, checkpoints['routed'], tmp_path / 'alone', ('learned', 'off')).run('camera_drop')
+    dropped = record['cases'][1]
+    for score in ('mAP', 'NDS'):
+        gain = alone['learned']['scores'][score] - alone['off']['scores'][score]
+        assert dropped[f'{score} gain'] == pytest.approx(gain, abs=1e-6) and gain != 0
+        assert dropped[f'{score} gain low'] <= dropped[f'{score} gain high']
+    assert '| camera_drop ' in text and (tmp_path / 'gain.md').read_text() == f'{text}\n'
+    assert (tmp_path / 'gain.csv').read_text().count('\n') == 3
+    with pytest.raises(ValueError, match='must have routers'):
+        measure_gain(cfg, list(checkpoints.values()), ['camera_drop'], tmp_path)
 
 
 def by_case(values):

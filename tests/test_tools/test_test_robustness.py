@@ -49,8 +49,10 @@ def test_headroom(robustness, folder):
     (['--controls', 'off:5'], "argument --controls: control must be one of learned, off, .*got 'off:5'"),
     (['--controls', 'oracle:-1'], "argument --controls: control 'oracle:-1': strength of oracle must be"),
     (['--headroom', '--controls', 'off'], 'argument --controls: --headroom has controls of its own'),
+    (['--gain', '--controls', 'off'], 'argument --controls: --gain has controls of its own'),
+    (['--gain', '--headroom'], 'argument --headroom: not allowed with argument --gain'),
     (['--workers', '0'], 'argument --workers: must be at least 1, got 0'),
-    (['tiny_nuscenes.py'], 'argument checkpoint: 2 checkpoints need --headroom'),
+    (['tiny_nuscenes.py'], 'argument checkpoint: 2 checkpoints need --headroom or --gain'),
 ])
 def test_mistakes(robustness, arguments, message):
     text = robustness(*arguments, code=2)
