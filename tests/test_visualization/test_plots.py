@@ -59,15 +59,15 @@ def test_a_run_keeps_its_color(tmp_path):
     assert pixels_like(right, 1, 30).sum() > 100
 
 
-def test_differences_lie_above_and_below_zero_with_their_intervals(tmp_path):
+def test_differences_lie_on_both_sides_of_zero_with_their_intervals(tmp_path):
     """The second arm is better in both cases, the third one worse."""
     intervals = {arm: {case: dict(mean=mean, low=mean - 0.01, high=mean + 0.01) for case in ('clean', 'fov:60')}
                  for arm, mean in dict(a=0.0, b=0.04, c=-0.04).items()}
-    draw_ablation(tmp_path / 'ablation.png', intervals, {'clean'})
+    draw_ablation(tmp_path / 'ablation.png', intervals, {'clean'}, 'CMT')
     image = mmcv.imread(str(tmp_path / 'ablation.png'), channel_order='rgb').astype(int)
-    panel = image[image.shape[0] // 8:]  # without the legend
-    better, worse = (pixels_like(panel, number, 30).nonzero()[0] for number in (1, 2))  # rows
+    panel = image[image.shape[0] // 4:]  # without the legend
+    better, worse = (pixels_like(panel, number, 30).nonzero()[1] for number in (1, 2))  # columns
     assert 20 < better.max() - better.min() == pytest.approx(worse.max() - worse.min(), abs=3)
-    zero = (np.abs(panel - 0.4 * 255) < 5).all(axis=-1).sum(axis=1).argmax()  # the longest gray row
-    assert better.max() < zero < worse.min()
+    zero = (np.abs(panel - 0.4 * 255) < 5).all(axis=-1).sum(axis=0).argmax()  # the longest gray column
+    assert worse.max() < zero < better.min()
     assert [file.name for file in tmp_path.iterdir()] == ['ablation.png']

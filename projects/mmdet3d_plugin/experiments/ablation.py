@@ -265,7 +265,8 @@ class Ablation:
             labels = {str(case): case.label for case in self.plan.cases}
             draw_ablation(self.out / 'ablation.png', {
                 self.plan.arms[arm].title: {labels[case]: interval for case, interval in intervals.items()}
-                for arm, intervals in summary.intervals.items()}, {labels[case] for case in seen & set(labels)})
+                for arm, intervals in summary.intervals.items()}, {labels[case] for case in seen & set(labels)},
+                self.plan.arms[self.plan.fair].title)
         return text
 
     def _missing(self, arm, seed):

@@ -10,28 +10,19 @@ _COLUMNS = 3  # panels of training curves beside each other
 _MARKERS = 15  # on a training curve
 
 
-def draw_ablation(path, differences, seen):
-    """Draw each arm's difference in mAP to the fair baseline with its interval, case by case (`tools/ablation.py`).
+def draw_ablation(path, differences, seen, fair):
+    """Draw each arm's difference in mAP to the arm that it is compared with, a line per case (`tools/ablation.py`).
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
         differences (dict[str, dict[str, dict]]): arm -> label of a case -> ``mean``, ``low`` and ``high``.
-        seen (set[str]): labels of cases that training drew; the others are marked as zero-shot.
+        seen (set[str]): labels of cases that training drew; the others are marked with a star.
+        fair (str): name of what the arms are compared with.
     """
-    cases = list(next(iter(differences.values())))
-    figure = new_figure((1.3 * len(cases) + 1.5, 4.8))
-    axes = figure.subplots()
-    spread = np.linspace(-0.27, 0.27, len(differences)) if len(differences) > 1 else [0.0]
-    for (arm, intervals), (color, marker), shift in zip(differences.items(), LINE_STYLES, spread):
-        mean, low, high = (np.array([intervals[case][name] for case in cases]) for name in ('mean', 'low', 'high'))
-        axes.errorbar(np.arange(len(cases)) + shift, mean, yerr=[mean - low, high - mean], fmt=marker, color=color,
-                      capsize=3, label=arm)
-    axes.axhline(0, color='0.4', linewidth=1)
-    axes.set(ylabel='difference in mAP to\nCMT + failure training (higher is better ↑)', xticks=np.arange(len(cases)),
-             xticklabels=[case + ('' if case in seen else '\n(zero-shot)') for case in cases])
-    axes.grid(axis='y', alpha=0.3)
-    legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
-    save_figure(figure, path)
+    cases = next(iter(differences.values()))
+    _draw_differences(path, {case if case in seen else f'{case} *': {
+        arm: intervals[case] for arm, intervals in differences.items()} for case in cases},
+        f'difference in mAP to {fair} (right is better →)\n* never in training')
 
 
 def draw_growth(path, growth):
@@ -61,21 +52,7 @@ def draw_headroom(path, gains):
         path (str | Path): picture to write; its suffix is the format.
         gains (dict[str, dict[str, dict]]): case -> way -> ``mean``, ``low`` and ``high`` of its difference in mAP.
     """
-    ways = list(next(iter(gains.values())))
-    figure = new_figure((7.5, 0.42 * len(gains) + 1.6))
-    axes = figure.subplots()
-    spread = np.linspace(-0.27, 0.27, len(ways)) if len(ways) > 1 else [0.0]
-    for way, (color, marker), shift in zip(ways, LINE_STYLES, spread):
-        mean, low, high = ([case[way][name] for case in gains.values()] for name in ('mean', 'low', 'high'))
-        place = np.arange(len(gains)) + shift
-        axes.hlines(place, low, high, color=color, linewidth=1.2)
-        axes.plot(mean, place, marker=marker, color=color, markersize=4, linestyle='none', label=way)
-    axes.axvline(0, color='0.4', linewidth=1)
-    axes.set(xlabel='difference in mAP to the same detector without routing (right is better →)',
-             yticks=np.arange(len(gains)), yticklabels=list(gains), ylim=(len(gains) - 0.4, -0.6))
-    axes.grid(axis='x', alpha=0.3)
-    legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
-    save_figure(figure, path)
+    _draw_differences(path, gains, 'difference in mAP to the same detector without routing (right is better →)')
 
 
 def draw_precision_recall(path, curves):
@@ -156,4 +133,22 @@ def draw_training_curves(path, panels):
             axes.set_ylim(bottom=0)  # a difference looks as large as it is
         axes.grid(alpha=0.3)
     legend_above(figure, list(handles.values()), handles)
+    save_figure(figure, path)
+
+
+def _draw_differences(path, gains, xlabel):
+    """Points with intervals: a line per case, a colour per way; ``gains`` as in :func:`draw_headroom`."""
+    ways = list(next(iter(gains.values())))
+    figure = new_figure((7.5, max(0.42, 0.12 * len(ways)) * len(gains) + 1.6))
+    axes = figure.subplots()
+    spread = np.linspace(-0.27, 0.27, len(ways)) if len(ways) > 1 else [0.0]
+    for way, (color, marker), shift in zip(ways, LINE_STYLES, spread):
+        mean, low, high = ([case[way][name] for case in gains.values()] for name in ('mean', 'low', 'high'))
+        place = np.arange(len(gains)) + shift
+        axes.hlines(place, low, high, color=color, linewidth=1.2)
+        axes.plot(mean, place, marker=marker, color=color, markersize=4, linestyle='none', label=way)
+    axes.axvline(0, color='0.4', linewidth=1)
+    axes.set(xlabel=xlabel, yticks=np.arange(len(gains)), yticklabels=list(gains), ylim=(len(gains) - 0.4, -0.6))
+    axes.grid(axis='x', alpha=0.3)
+    legend_above(figure, *axes.get_legend_handles_labels(), title='95 % intervals, paired bootstrap over scenes')
     save_figure(figure, path)
