@@ -20,7 +20,8 @@ def note(text):
 def parse_args():
     parser = command_line.new_parser(__doc__)
     parser.add_argument('source', metavar='IN', type=command_line.existing_file, help='checkpoint that training wrote')
-    parser.add_argument('target', metavar='OUT', help='checkpoint to write')
+    parser.add_argument('target', metavar='OUT', help='checkpoint to write; a part of its SHA-256 is added '
+                        'to the name, as in small-1a2b3c4d.pth')
     parser.add_argument('--note', nargs='+', type=note, default=[], metavar='KEY=VALUE',
                         help='further entries of its meta data, such as command="tools/train.py CONFIG"')
     parser.add_argument('--trust-checkpoint', action='store_true',
@@ -31,10 +32,10 @@ def parse_args():
 
 def main(args):
     from projects.mmdet3d_plugin.apis import publish_checkpoint
-    meta = publish_checkpoint(args.source, args.target, dict(args.note), args.trust_checkpoint)
+    path, meta = publish_checkpoint(args.source, args.target, dict(args.note), args.trust_checkpoint)
     for key, value in meta.items():
         print(f'{key}: {value}' if key != 'config' else f'{key}: {len(value)} characters')
-    print(f'{args.target}: {osp.getsize(args.target) / 2 ** 20:.2f} MiB, was {osp.getsize(args.source) / 2 ** 20:.2f}')
+    print(f'{path}: {osp.getsize(path) / 2 ** 20:.2f} MiB, was {osp.getsize(args.source) / 2 ** 20:.2f}')
 
 
 if __name__ == '__main__':

@@ -1,3 +1,4 @@
+import hashlib
 import os
 
 import pytest
@@ -27,8 +28,8 @@ def training_checkpoint(tmp_path):
 
 
 def test_weights_and_provenance_alone_are_left(training_checkpoint, tmp_path):
-    meta = publish_checkpoint(training_checkpoint, tmp_path / 'new' / 'small.pth', dict(command='tools/train.py a b'))
-    checkpoint = torch.load(tmp_path / 'new' / 'small.pth', weights_only=True)
+    path, meta = publish_checkpoint(training_checkpoint, tmp_path / 'new/small.pth', dict(command='tools/train.py a b'))
+    checkpoint = torch.load(path, weights_only=True)
     assert set(checkpoint) == {'meta', 'state_dict'} and checkpoint['meta'] == meta
     assert meta == dict(epoch=3, iter=30, seed=7, exp_name='tiny.py', config='a = 1', CLASSES=('car', ),
                         source_sha256=file_sha256(training_checkpoint), command='tools/train.py a b')
@@ -38,11 +39,22 @@ def test_weights_and_provenance_alone_are_left(training_checkpoint, tmp_path):
     for key, value in weights.items():
         assert value.dtype == (torch.half if source[key].is_floating_point() else source[key].dtype)
         torch.testing.assert_close(value.to(source[key].dtype), source[key], rtol=2**-11, atol=1e-7)
-    assert os.listdir(tmp_path / 'new') == ['small.pth']
+    assert os.listdir(tmp_path / 'new') == [path.name]
 
     model = TinyDetector()
-    load_weights(model, read_checkpoint(tmp_path / 'new' / 'small.pth')['state_dict'])
+    load_weights(model, read_checkpoint(path)['state_dict'])
     assert {value.dtype for value in model.parameters()} == {torch.float}
+
+
+def test_the_name_has_the_hash_of_the_contents(training_checkpoint, tmp_path):
+    path, _ = publish_checkpoint(training_checkpoint, tmp_path / 'a.b/small.v2.pth')
+    assert path == tmp_path / f'a.b/small.v2-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth'
+    again, _ = publish_checkpoint(training_checkpoint, tmp_path / 'other.pth')
+    assert again.name[-12:] == path.name[-12:]
+    noted, _ = publish_checkpoint(training_checkpoint, tmp_path / 'other.pth', dict(hours='3'))
+    assert noted.name != again.name and len(list(tmp_path.glob('other-*.pth'))) == 2
+    url = path.as_uri()
+    assert torch.hub.load_state_dict_from_url(url, str(tmp_path / 'hub'), check_hash=True, weights_only=True)
 
 
 @pytest.mark.parametrize('key, value, message', [
@@ -66,8 +78,8 @@ def test_of_an_ema_hook_the_averaged_weights_are_kept(training_checkpoint, tmp_p
     weights = checkpoint['state_dict']
     weights['ema_encoder_0_weight'] = torch.zeros_like(weights['encoder.0.weight'])
     torch.save(checkpoint, training_checkpoint)
-    publish_checkpoint(training_checkpoint, tmp_path / 'small.pth')
-    published = read_checkpoint(tmp_path / 'small.pth')['state_dict']
+    path, _ = publish_checkpoint(training_checkpoint, tmp_path / 'small.pth')
+    published = read_checkpoint(path)['state_dict']
     assert 'ema_encoder_0_weight' not in published
     torch.testing.assert_close(
         published['encoder.0.weight'].float(), weights['encoder.0.weight'], rtol=2**-11, atol=1e-7)
@@ -84,11 +96,11 @@ def test_a_published_model_detects_the_same(repo_root, real_frame, tmp_path):
     model = build_model(cfg.model)
     model.init_weights()
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'whole.pth')
-    publish_checkpoint(tmp_path / 'whole.pth', tmp_path / 'small.pth')
-    assert os.path.getsize(tmp_path / 'small.pth') < 0.55 * os.path.getsize(tmp_path / 'whole.pth')
+    path, _ = publish_checkpoint(tmp_path / 'whole.pth', tmp_path / 'small.pth')
+    assert os.path.getsize(path) < 0.55 * os.path.getsize(tmp_path / 'whole.pth')
     dataset = inference.build_frame_dataset(cfg, str(real_frame))
-    whole, small = (next(inference.detect(build_trained_model(cfg, str(tmp_path / f'{name}.pth')), dataset))[1]
-                    for name in ('whole', 'small'))
+    whole, small = (next(inference.detect(build_trained_model(cfg, str(checkpoint)), dataset))[1]
+                    for checkpoint in (tmp_path / 'whole.pth', path))
     assert len(whole['scores_3d']) == len(small['scores_3d']) > 20
     torch.testing.assert_close(whole['scores_3d'], small['scores_3d'], rtol=0, atol=1e-3)
     for box, label in zip(whole['boxes_3d'].tensor[:20], whole['labels_3d'][:20]):  # near ties may change places

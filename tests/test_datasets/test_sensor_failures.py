@@ -3,6 +3,7 @@ import copy
 import hashlib
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.core.points import LiDARPoints
 from mmdet3d.datasets.pipelines import Compose
 
-from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES, FailureCase, case_help, failure_rng
+from projects.mmdet3d_plugin.datasets.sensor_failures import (
+    FAILURES,
+    FailureCase,
+    case_help,
+    failure_rng,
+    register_failure,
+)
+from projects.mmdet3d_plugin.datasets.sensor_failures.images import register_corruption
 from projects.mmdet3d_plugin.datasets.sensor_failures.view_choice import ViewChoice
 
 VIEWS = ['CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_RIGHT', 'CAM_BACK', 'CAM_BACK_LEFT', 'CAM_FRONT_LEFT']
@@ -125,11 +133,86 @@ def test_every_name_of_the_help_exists():
 
 
 @pytest.mark.parametrize('case, message', [
-    ('fvo:60', "'fvo:60' is no failure; allowed: .*; did you mean fov\\?"), ('fov', 'fov takes an argument; allowed'),
+    ('fvo:60', r"'fvo:60' is no failure \(did you mean fov\?\); allowed: "), ('fov', 'fov takes an argument; allowed'),
+    ('fog', r"'fog' is no failure \(did you mean camera_fog or lidar_fog\?\); allowed: "),
+    ('quite other', "'quite other' is no failure; allowed: "),
+    ('glare@4', "^case 'glare@4': glare has the severities @1, @2, @3, got 'glare@4'$"),
+    ('glare', "^case 'glare': glare has the severities @1, @2, @3, got 'glare'$"),
+    ('lidar_drop@1', "^case 'lidar_drop@1': lidar_drop has no severities, got 'lidar_drop@1'$"),
     ('lidar_drop:1', 'lidar_drop takes no argument')])
 def test_mistakes_say_what_is_wrong(case, message):
     with pytest.raises(ValueError, match=message):
         FailureCase.parse(case)
+
+
+# New failures
+
+def test_one_of_ones_own():
+    try:
+        register_corruption('own_2', {1: 40, 5: 90}, hides_from=5)(lambda image, level, rng: image + level)
+        for severity in (1, 5):
+            results = scene()
+            record = strike(f'own_2@{severity}', results, 0)
+            assert [image[0, 0, 0] for image in results['img']] == [10 + view + {1: 40, 5: 90}[severity]
+                                                                     for view in range(6)]
+            assert record.views_lost.all() == (severity == 5) == (not record.is_graded)
+    finally:
+        del FAILURES['own_2']
+
+
+@pytest.mark.parametrize('name', [
+    '', 'Dust', '2dust', '_dust', 'du st', 'dust@1', 'dust:1', 'dust+fov', 'düst', 'clean', 'dust\n',
+    None, 3])
+def test_names_that_no_case_could_have(name):
+    message = f"lower-case letter, then letters, .* not 'clean', got {re.escape(repr(name))}$"
+    for register in (lambda: register_failure(name), lambda: register_corruption(name, {1: 2})(lambda *_: None)):
+        with pytest.raises(ValueError, match=message):
+            register()
+    assert name not in FAILURES
+
+
+def test_a_name_that_is_taken():
+    before = dict(FAILURES)
+    for register in (lambda: register_failure('fov'), lambda: register_corruption('fov', {1: 2})(lambda *_: None)):
+        with pytest.raises(ValueError, match="there is a sensor failure 'fov' already"):
+            register()
+    assert before == FAILURES
+
+
+@pytest.mark.parametrize('levels, options, message', [
+    ({}, {}, "levels of 'own' must be a dict, .* got {}"), ([0.1, 0.2], {}, r'must be a dict, .* got \[0.1, 0.2\]'),
+    (None, {}, 'must be a dict'),
+    ({'1': 0.1}, {}, r"severities of 'own' must be different integers >= 0, got \('1',\)"),
+    ({1.5: 0.1}, {}, 'must be different integers'), ({True: 0.1}, {}, 'must be different integers'),
+    ({-1: 0.1}, {}, 'must be different integers'),
+    ({1: 0.1, 2: 0.2}, dict(hides_from=3),
+     r"hides_from of 'own' must be None or one of its severities \[1, 2\], got 3"),
+    ({1: 0.1}, dict(hides_from='1'), r"one of its severities \[1\], got '1'"),
+])
+def test_levels_that_no_corruption_has(levels, options, message):
+    with pytest.raises(ValueError, match=message):
+        register_corruption('own', levels, **options)(lambda image, level, rng: image)
+    assert 'own' not in FAILURES
+
+
+def test_severities_differ():
+    with pytest.raises(ValueError, match=r'must be different integers >= 0, got \[1, 1\]'):
+        register_failure('own', severities=[1, 1])
+
+
+@pytest.mark.parametrize('change, found', [
+    (lambda image: np.where(np.arange(4)[:, None, None] == 1, np.nan, image.astype(float)),
+     r'\(4, 6, 3\) of float64, 18 of its 72 numbers'),
+    (lambda image: image / np.float32(0), r'\(4, 6, 3\) of float32, 72 of its 72 numbers NaN or infinite'),
+    (lambda image: image.astype(str), r'an array \(4, 6, 3\) of <U32'),
+])
+def test_what_is_no_image_is_told_exactly(change, found):
+    try:
+        register_corruption('own', {1: None})(lambda image, level, rng: change(image))
+        with pytest.raises(ValueError, match=found):
+            strike('own@1', scene(), 0)
+    finally:
+        del FAILURES['own']
 
 
 def test_a_case_is_an_object():
@@ -214,18 +297,20 @@ def test_random_views(count):
         assert len({tuple(views) for views in lost}) == 20  # every choice of 3 out of 6
 
 
-def test_views_with_a_probability():
+@pytest.mark.parametrize('share', [0.2, 0.4, 0.6])
+def test_views_with_a_probability(share):
     """Each view by itself, as MultiCorrupt draws its missing cameras; a sample without one is counted as spared."""
     lost, spared = [], 0
     for number in range(600):
         results = dict(sample_idx=f'token{number}', img=[np.ones((2, 2, 3), np.uint8)] * 6)
-        record = strike('view_drop:0.2', results, 0)
+        record = strike(f'view_drop:{share}', results, 0)
         lost.append([not img.any() for img in results['img']])
         assert record.views_lost.tolist() == lost[-1]
         assert record.spared == (() if any(lost[-1]) else ('view_drop', ))
         spared += len(record.spared)
-    np.testing.assert_allclose(np.mean(lost, axis=0), 0.2, atol=4 * math.sqrt(0.16 / 600))
-    assert abs(spared / 600 - 0.8 ** 6) < 4 * math.sqrt(0.8 ** 6 / 600)
+    none = (1 - share) ** 6
+    np.testing.assert_allclose(np.mean(lost, axis=0), share, atol=4 * math.sqrt(share * (1 - share) / 600))
+    assert abs(spared / 600 - none) < 4 * math.sqrt(none / 600)
     assert np.abs(np.corrcoef(np.transpose(lost)) - np.eye(6)).max() < 4 / math.sqrt(600)
 
 

@@ -197,7 +197,10 @@ def test_images_that_no_loader_leaves(name, wrong, found):
 def test_names_and_mistakes(name):
     assert FAILURES[name].severities == SEVERITIES
     assert str(FailureCase.parse(f'{name}:CAM_FRONT@2')) == f'{name}:CAM_FRONT@2'
-    for text in (name, f'{name}@0', f'{name}@4', f'{name}@', f'{name}:3', f'{name}:0@1', f'{name}:CAM_A,CAM_A@1'):
+    for text in (name, f'{name}@0', f'{name}@4', f'{name}@', f'{name}:3'):
+        with pytest.raises(ValueError, match=f'{name} has the severities @1, @2, @3, got {text!r}$'):
+            FailureCase.parse(text)
+    for text in (f'{name}:0@1', f'{name}:CAM_A,CAM_A@1'):
         with pytest.raises(ValueError, match='allowed: clean'):
             FailureCase.parse(text)
     with pytest.raises(ValueError, match='7 views are to fail, but the sample has 6'):

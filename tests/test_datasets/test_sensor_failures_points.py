@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.core.points import LiDARPoints
 from mmdet3d.datasets.pipelines import Compose
-from scipy.stats import kstest
+from scipy.stats import ks_2samp, kstest
 from shapely.geometry import Polygon
 
 from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
@@ -254,7 +254,12 @@ def test_fog(level, stated, ghosts_in):
 
 
 def brute_force_snow(level, distance, beams, rng):
-    """Number of beams whose target a flake hides: disks in a plane, wedges as beams (after Hahner et al.)."""
+    """Disks in a plane, wedges as beams (after Hahner et al.).
+
+    Returns:
+        np.ndarray: (beams, 3), where the flake is that hides the target (m), the share of the beam that it takes, NaN
+        for none; the share of light that all flakes leave.
+    """
     rate, velocity = SNOW[level]
     rain = math.sqrt((rate / (487 * 0.1 * 0.003 * velocity)) ** 3)
     to_cover = rate / (3.6e6 * 0.1 * velocity) * math.pi * distance ** 2
@@ -266,30 +271,48 @@ def brute_force_snow(level, distance, beams, rng):
         disks.append((distance * math.sqrt(rng.random()), rng.uniform(0, 2 * math.pi), radius))
     depth, angle, radius = np.array(disks).T
     half_disk = np.arcsin(np.minimum(1, radius / depth))
-    ghosts = 0
-    for beam in 2 * np.pi * np.arange(beams) / beams:
+    found = np.full((beams, 3), np.nan)
+    for number in range(beams):
+        beam = 2 * np.pi * number / beams
         offset = np.abs((angle - beam + np.pi) % (2 * np.pi) - np.pi)
         overlap = np.minimum(offset + half_disk, 0.0015) - np.maximum(offset - half_disk, -0.0015)
-        hit = (overlap > 0) & (depth > 0.95)
-        share = overlap[hit] / 0.003
-        ghosts += (share / depth[hit] ** 2 > max(0, 1 - share.sum()) / distance ** 2).any()
-    return ghosts
+        hit = overlap > 0
+        share, place = overlap[hit] / 0.003, depth[hit]
+        light = max(0, 1 - share.sum())
+        echo = share * np.clip((place - 0.9) / 0.1, 0, 1) / place ** 2  # which the receiver sees from 0.9 m on
+        found[number, 2] = light
+        if (echo > light / distance ** 2).any():
+            found[number, :2] = place[echo.argmax()], share[echo.argmax()]
+    return found
 
 
 @pytest.mark.parametrize('level', LEVELS)
 @pytest.mark.parametrize('distance', [8.0, 25.0])
-def test_how_often_snow_hides_a_target(level, distance):
+def test_how_snow_hides_targets(level, distance):
+    """How often, where the ghosts are, how bright, how many targets are lost, how much of the others' light is."""
     rng = np.random.default_rng(level)
     beams, planes, points = 1000, int(400 / distance), 40000
-    expected = sum(brute_force_snow(level, distance, beams, rng) for _ in range(planes)) / (beams * planes)
+    place, share, light = np.concatenate([brute_force_snow(level, distance, beams, rng) for _ in range(planes)]).T
+    is_ghost = np.isfinite(place)
     sample = cloud(points)
-    places = sample['points'].tensor[:, :3]
-    places *= distance / places.norm(dim=1, keepdim=True)
-    _, record, *_ = strike(f'lidar_snow@{level}', sample)
-    found = record.details['snow_ghosts'] / points
-    chance = 4 * math.sqrt(expected / (beams * planes) + expected / points)
-    assert abs(found - expected) < chance
-    assert 0.005 < found < 0.15
+    values = sample['points'].tensor
+    values[:, :3] *= distance / values[:, :3].norm(dim=1, keepdim=True)
+    values[:, 3] = 100
+    _, record, _, after = strike(f'lidar_snow@{level}', sample)
+    ranges = np.linalg.norm(after[:, :3], axis=1)
+    ghosts = ranges < distance - 1e-3
+
+    def assert_alike(expected, found):
+        assert abs(found - expected) < 4 * math.sqrt(expected / (beams * planes) + expected / points)
+
+    assert_alike(is_ghost.mean(), record.details['snow_ghosts'] / points)
+    assert_alike((light < 0.7)[~is_ghost].sum() / light.size, record.details['snow_lost'] / points)
+    assert ghosts.sum() == record.details['snow_ghosts'] and 0.005 < ghosts.sum() / points < 0.15
+    chance = 2 * math.sqrt(1 / ghosts.sum() + 1 / is_ghost.sum())
+    assert ks_2samp(ranges[ghosts], place[is_ghost]).statistic < chance
+    assert ks_2samp(after[ghosts, 3] / (0.9 * 255), share[is_ghost]).statistic < chance
+    dimmed = 1 - light[~is_ghost & (light >= 0.7)]
+    assert (1 - after[~ghosts, 3] / 100).mean() == pytest.approx(dimmed.mean(), rel=0.1)
 
 
 @pytest.mark.parametrize('level', LEVELS)
@@ -507,7 +530,8 @@ def test_beams_after_other_failures_still_know_their_rings(case):
     'lidar_turn:nan', 'lidar_turn:10@1', 'lidar_shift:0', 'lidar_shift:inf', 'lidar_shift:-2', 'lidar_shift:101',
     'phantoms', 'phantoms:0', 'phantoms:101', 'phantoms:2.5', 'phantoms:many'])
 def test_mistakes_name_what_is_allowed(case):
-    with pytest.raises(ValueError, match='allowed: clean, .*lidar_fog@1|2|3') as error:
+    allowed = r'allowed: clean, .*lidar_fog@1\|2\|3|has (the severities @1, @2, @3|no severities), got'
+    with pytest.raises(ValueError, match=allowed) as error:
         FailureCase.parse(case)
     assert repr(case) in str(error.value)
 

@@ -42,8 +42,8 @@ def test_headroom(robustness, folder):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--preset', 'rain'], "argument --preset: case 'rain': 'rain' is no failure; allowed: clean, .*; presets: "
-     'multicorrupt, drops, lies'),
+    (['--preset', 'rain'], r"argument --preset: case 'rain': 'rain' is no failure \(did you mean camera_rain\?\); "
+     'allowed: clean, .*; presets: multicorrupt, drops, lies'),
     (['--cases', 'glare@4'], "argument --cases: case 'glare@4': glare has the severities @1, @2, @3, got 'glare@4'"),
     (['--cases', 'fov:60', 'fov:60'], 'argument --cases: must differ, got fov:60, fov:60'),
     (['--controls', 'off:5'], "argument --controls: control must be one of learned, off, .*got 'off:5'"),

@@ -43,3 +43,6 @@ def test_every_command(repo_root, tmp_path):
     assert 'weight_map=cautious' in report and 'by LiDAR alone' in report
     assert 'Every weight is 0.5' not in report
     assert (made / 'router/router.md').is_file()
+    assert 'tensor([-1.5000, -1.5000, -0.6000,  0.0000,  0.0000])' in printed
+    tested = (made / 'robustness_of_router/robustness.md').read_text()
+    assert re.search(r'dust@3 +\| +off', tested) and re.search(r'dust@3 +\| +learned', tested)

@@ -100,6 +100,20 @@ def test_titles_name_what_goes_to_stand_ins():
     title = query_figure(snapshot, QUERY).subfigs[1].get_suptitle()
     lidar, cameras = left[0, :42].sum(), left[0, 42:].sum()
     assert f': LiDAR {lidar:.1%}, cameras {cameras:.1%}, stand-ins {1 - lidar - cameras:.1%}; bias' in title
+    added = query_figure(snapshot, QUERY).subfigs[2].get_suptitle().replace('−', '-')
+    lidar, cameras = lidar - unbiased[0, :42].sum(), cameras - unbiased[0, 42:].sum()
+    assert added == f'what the bias adds: LiDAR {lidar:+.1%}, cameras {cameras:+.1%}, stand-ins {-lidar - cameras:+.1%}'
+
+
+@pytest.mark.parametrize('local', [False, True])
+def test_a_query_without_bias_has_its_attention_alone(local):
+    snapshot = make_snapshot(neutral=True, local=local)
+    part, = query_figure(snapshot, QUERY).subfigs
+    attention = snapshot.attention([QUERY])[1][0]
+    lidar = attention[:42].sum()
+    assert part.get_suptitle() == f'attention, layer 2: LiDAR {lidar:.1%}, cameras {1 - lidar:.1%}; no bias'
+    shown = np.clip(attention[:42].reshape(BEV), attention.max() / 1000, None)
+    np.testing.assert_allclose(part.axes[0].images[0].get_array(), shown, atol=1e-6)
 
 
 def test_a_neutral_query(tmp_path):

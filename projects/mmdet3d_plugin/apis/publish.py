@@ -1,5 +1,8 @@
 """The small checkpoint to hand out, made from one that training wrote."""
+import hashlib
+import io
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 
@@ -21,13 +24,14 @@ def publish_checkpoint(source, target, notes=None, trust_checkpoint=False):
 
     Args:
         source (str | Path): checkpoint as training writes it.
-        target (str | Path): file to write; appears whole or not at all.
+        target (str | Path): file to write, but for its hash: as mm's published files, and as torch.hub checks them,
+            `small.pth` becomes `small-<8 digits of its SHA-256>.pth`. It appears whole or not at all.
         notes (dict[str, str] | None): further entries of its `meta`.
         trust_checkpoint (bool): see `read_checkpoint`.
 
     Returns:
-        dict: `meta` of the written file: what training wrote of classes, config, seed, epochs and iterations,
-        `source_sha256`, and the notes.
+        tuple[Path, dict]: the file, and its `meta`: what training wrote of classes, config, seed, epochs and
+        iterations, `source_sha256`, and the notes.
 
     Raises:
         FileNotFoundError, ValueError: see `read_checkpoint` and `check_numbers`; a weight that exceeds half precision;
@@ -51,10 +55,15 @@ def publish_checkpoint(source, target, notes=None, trust_checkpoint=False):
     if hasattr(state_dict, '_metadata'):  # the format versions of modules, see `read_checkpoint`
         weights._metadata = OrderedDict((module, value) for module, value in state_dict._metadata.items()
                                         if not f'{module}.'.startswith(TRAINING_PREFIX))
-    with atomic_path(target) as temporary:
-        torch.save(dict(meta=meta, state_dict=weights), temporary)
+    buffer = io.BytesIO()  # in a file, torch would also write that file's name
+    torch.save(dict(meta=meta, state_dict=weights), buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    path = Path(target)
+    path = path.with_name(f'{path.stem}-{digest[:8]}{path.suffix}')
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
         read_checkpoint(temporary)  # needs no trust
-    return meta
+    return path, meta
 
 
 def _half(key, value):

@@ -178,5 +178,6 @@ _SIDE_BY_SIDE = (
 _CAMERAS_CAPTION = 'The images as the network got them, with projected boxes and the queries that each view sees.'
 _QUERY_CAPTION = (
     'The attention that the scores would give without the bias, the attention with it, and the difference (red: the '
-    'bias adds attention, blue: it takes some); where the bias differs from token to token, it comes first. Left on '
-    'the BEV map, right on the cells of the images. The scale of attention is logarithmic.')
+    'bias adds attention, blue: it takes some); where the bias differs from token to token, it comes first. A query '
+    'without bias has its attention alone. Left on the BEV map, right on the cells of the images. The scale of '
+    'attention is logarithmic.')

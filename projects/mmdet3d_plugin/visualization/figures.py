@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..utils.atomic_file import atomic_path
+from .box_labels import spread_box_labels
 
 # Color and marker of each line of a plot: Okabe and Ito's palette, told apart with all common forms of color blindness.
 LINE_STYLES = (('#000000', 'o'), ('#56B4E9', 's'), ('#D55E00', '^'), ('#009E73', 'D'), ('#CC79A7', 'v'),
@@ -20,12 +21,13 @@ def new_figure(size, dpi=120):
 
 
 def save_figure(figure, path):
-    """Write a figure; the file appears whole or not at all.
+    """Write a figure, labels of boxes spread out; the file appears whole or not at all.
 
     Args:
         figure (Figure): made by `new_figure`.
         path (str | Path): picture to write; its suffix is the format.
     """
+    spread_box_labels(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

@@ -5,13 +5,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from .box_edges import BOTTOM, project_edges
+from .box_labels import add_box_label
 
 # Okabe and Ito's palette, told apart with all common forms of color blindness; in gray the line styles differ.
 BOX_STYLES = {'ground truth': dict(colors='#56B4E9', linestyles='solid'),
               'detections': dict(colors='#D55E00', linestyles=(0, (4, 1.5)))}
 POINT_COLOR = '#8C8C8C'
-_LABEL = dict(fontsize=6.5, color='#8A3A00', clip_on=True, zorder=5,
-              path_effects=[withStroke(linewidth=1.8, foreground='white', alpha=0.85)])
 _CAMERA_GRID = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT')
 
 
@@ -44,8 +43,8 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
         closed = np.concatenate([corners, corners[:, :1]], axis=1)  # (N, 5, 2)
         axes.add_collection(LineCollection([*closed, *np.stack([center, front], axis=1)], linewidths=1.4, **style))
         handles.append(_legend_entry(name, boxes, style, counts))
-        for label, place in zip(labels if name == 'detections' else (), corners.max(axis=1)):
-            axes.annotate(label, place, xytext=(1, 1), textcoords='offset points', **_LABEL)
+        for label, own in zip(labels if name == 'detections' else (), corners):
+            add_box_label(axes, label, own[own[:, 1].argmax()])
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect='equal')
     axes.set(xlabel='x, to the right (m)', ylabel='y, forward (m)')
     axes.grid(linewidth=0.3)
@@ -72,8 +71,7 @@ def draw_frame_view(axes, image, lidar2img, ground_truth=None, detections=None, 
             (left, top), (right, bottom) = (getattr(edges, end)((0, 1)) if len(edges) else (-1, -1) for end in
                                             ('min', 'max'))
             if right > 0 and bottom > 0 and left < width and top < height:
-                place = max(left, 0), max(top, 0.06 * height)
-                axes.annotate(label, place, xytext=(0, 1), textcoords='offset points', **_LABEL)
+                add_box_label(axes, label, (max(left, 0), max(top, 0.06 * height)))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
 

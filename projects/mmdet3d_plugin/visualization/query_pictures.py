@@ -19,8 +19,8 @@ _DECADES = 3  # attention below 10 ** -3 of the largest one gets one color
 def draw_query(path, snapshot, query, title=None):
     """Draw a query's attention without the bias, with it, and what the bias adds, each a BEV map beside the images.
 
-    In local mode a row of the bias comes first; in global mode it is the same on all tokens of a sensor, and the title
-    of the second row says it.
+    A query without bias has one row, its attention. In local mode a row of the bias comes first; in global mode it is
+    the same on all tokens of a sensor, and the title of the second row says it.
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
@@ -33,35 +33,15 @@ def draw_query(path, snapshot, query, title=None):
 
 def query_figure(snapshot, query, title=None):
     """The figure of `draw_query`."""
-    bias, (biased, unbiased) = snapshot.bias_of([query])[0], [part[0] for part in snapshot.attention([query])]
     order, rows, columns = camera_grid(snapshot.camera_names)
     height, width = snapshot.images[0].shape[:2]
     tile = _CAMERAS_WIDTH / columns
     row_height = max(_BEV_WIDTH, rows * (tile * height / width + 0.3)) + 0.9
-    largest = max(biased.max(), unbiased.max())
-    attention_norm = LogNorm(largest * 10**-_DECADES, largest)
-    peak = snapshot.peak_bias()
-    bias_norm = signed_norm(np.abs(peak).max())
-    without, with_bias = (_shares(part, snapshot.layout.num_bev) for part in (unbiased, biased))
-    bias_words = f'LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}'
-    gained = biased - unbiased
-    shown = [
-        (f'attention without the bias, layer {snapshot.layer}: {without}', unbiased, _ATTENTION_MAP, attention_norm,
-         'share of the attention\n(mean over heads)'),
-        (f'attention with the bias, layer {snapshot.layer}: {with_bias}', biased, _ATTENTION_MAP, attention_norm,
-         'share of the attention\n(mean over heads)'),
-        (f'what the bias adds: LiDAR {_signed_share(gained[:snapshot.layout.num_bev].sum())}, cameras '
-         f'{_signed_share(gained[snapshot.layout.num_bev:].sum())}', gained, _GAIN_MAP,
-         signed_norm(np.abs(gained).max()), 'attention with − without the bias')]
-    if snapshot.bias.is_local:
-        shown.insert(0, (f'bias on the scores: {bias_words}', bias, PREFERENCE_MAP, bias_norm,
-                         'bias\n(< 0 kept from a token, > 0 drawn to it)'))
-    else:
-        shown[1] = f'{shown[1][0]}; bias on all scores: {bias_words}', *shown[1][1:]
+    shown = _rows(snapshot, query)
     title = textwrap.fill(title or '', _LINE, break_long_words=False)
     head = 0.4 + 0.25 * title.count('\n')  # inches
     figure = new_figure((_BEV_WIDTH + _CAMERAS_WIDTH + 2, len(shown) * row_height + head), dpi=90)
-    for part, (name, tokens, cmap, norm, label) in zip(figure.subfigures(len(shown), 1), shown):
+    for part, (name, tokens, cmap, norm, label) in zip(figure.subfigures(len(shown), 1, squeeze=False)[:, 0], shown):
         grid = part.add_gridspec(rows, columns + 1, width_ratios=[_BEV_WIDTH, *[tile] * columns])
         bev, views = snapshot.on_maps(tokens)
         axes = [part.add_subplot(grid[:, 0])]
@@ -76,12 +56,37 @@ def query_figure(snapshot, query, title=None):
     return figure
 
 
+def _rows(snapshot, query):
+    """What `draw_query` shows: name of a row, its values (F,), their colors, norm, and what the colors mean."""
+    bias, (biased, unbiased) = snapshot.bias_of([query])[0], [part[0] for part in snapshot.attention([query])]
+    num_bev, layer = snapshot.layout.num_bev, f'layer {snapshot.layer}'
+    largest = max(biased.max(), unbiased.max())
+    colors = _ATTENTION_MAP, LogNorm(largest * 10**-_DECADES, largest), 'share of the attention\n(mean over heads)'
+    without, with_bias = (_shares(part, num_bev) for part in (unbiased, biased))
+    if not bias.any():
+        return [(f'attention, {layer}: {_in_words(without)}; no bias', unbiased, *colors)]
+    peak = snapshot.peak_bias()
+    bias_words = f'LiDAR {_signed(peak[query, 0])}, cameras {_signed(peak[query, 1])}'
+    gained = biased - unbiased
+    first = f'attention without the bias, {layer}: {_in_words(without)}', unbiased, *colors
+    second = f'attention with the bias, {layer}: {_in_words(with_bias)}'
+    third = (f'what the bias adds: {_in_words(with_bias - without, "+.1%")}', gained, _GAIN_MAP,
+             signed_norm(np.abs(gained).max()), 'attention with − without the bias')
+    if not snapshot.bias.is_local:
+        return [first, (f'{second}; bias on all scores: {bias_words}', biased, *colors), third]
+    return [(f'bias on the scores: {bias_words}', bias, PREFERENCE_MAP, signed_norm(np.abs(peak).max()),
+             'bias\n(< 0 kept from a token, > 0 drawn to it)'), first, (second, biased, *colors), third]
+
+
 def _shares(attention, num_bev):
-    """In words, how much of a query's attention (F,) goes to each sensor's tokens and, if any, to stand-ins."""
+    """(3,) how much of a query's attention (F,) goes to LiDAR, to cameras and to stand-ins, which have the rest."""
     lidar, cameras = attention[:num_bev].sum(), attention[num_bev:].sum()
-    stand_ins = 1 - lidar - cameras
-    text = f'LiDAR {lidar:.1%}, cameras {cameras:.1%}'
-    return f'{text}, stand-ins {stand_ins:.1%}' if stand_ins >= 5e-4 else text
+    return np.array([lidar, cameras, 1 - lidar - cameras])
+
+
+def _in_words(shares, form='.1%'):
+    names = ('LiDAR', 'cameras', 'stand-ins')[:3 if abs(shares[2]) >= 5e-4 else 2]
+    return ', '.join(f'{name} {share:{form}}' for name, share in zip(names, shares)).replace(' -', ' −')
 
 
 def draw_token_bev(axes, snapshot, query, values, cmap, norm):
@@ -130,10 +135,6 @@ def draw_token_view(axes, snapshot, query, view, values, cmap, norm):
 def _star(axes, place):
     axes.plot(*place, marker='*', markersize=13, color='#D55E00', markeredgecolor='white', markeredgewidth=0.9,
               linestyle='none', label='query')
-
-
-def _signed_share(value):
-    return f'{value:+.1%}'.replace('-', '−')
 
 
 def _signed(value):

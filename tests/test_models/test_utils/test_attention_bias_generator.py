@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -189,19 +190,43 @@ def test_every_map_is_neutral_monotone_and_bounded(name):
         assert (bias.diff() >= 0).all() and ((bias.diff() > 0).any() or strength == 0)
 
 
+def in_place(weights, strength):
+    return weights.sub_(0.5).mul_(2 * strength)
+
+
 @pytest.mark.parametrize('make, message', [
-    (lambda weights, strength: weights, 'must take no argument and make the map'),
-    (lambda: lambda weights, strength: None, "'own' must give a bias in .* it gives None"),
-    (lambda: lambda weights, strength: weights.sum(), r'it gives a tensor \(\)'),
+    (lambda weights, strength: weights, "aqr_weight_map='own': .* must take no argument and make the map"),
+    (lambda: lambda weights: weights, "aqr_weight_map='own': the map is called with weights .* and a strength"),
+    (lambda: None, 'calling it gave'),
+    (lambda: lambda weights, strength: None, "aqr_weight_map='own' must give a bias .* at strength 4 it gives None"),
+    (lambda: lambda weights, strength: weights.sum(), r'it gives a tensor \(\) of torch.float32, not \(101,\)'),
     (lambda: lambda weights, strength: weights[:, None] - 0.5, r'it gives a tensor \(101, 1\)'),
-    (lambda: lambda weights, strength: (weights - 0.5) * 3 * strength, 'values from -1.5 to 1.5'),
-    (lambda: lambda weights, strength: (weights - 0.5) / 0, 'it gives a tensor'),
-    (lambda: lambda weights, strength: -strength + 0 * weights, 'values from -1 to -1, -1 at 0.5'),
+    (lambda: lambda weights, strength: (weights.double() - 0.5) * strength, 'of torch.float64, not .* torch.float32'),
+    (lambda: lambda weights, strength: (weights - 0.5) * 3 * strength, 'at strength 4 it gives values from -6 to 6'),
+    (lambda: lambda weights, strength: (weights - 0.5) / 0, 'it gives -inf at weight 0'),
+    (lambda: lambda weights, strength: -strength + 0 * weights, 'it gives -4 at weight 0.5'),
+    (lambda: lambda weights, strength: (0.5 - weights) * strength, 'it falls from .* at weight 0'),
+    (lambda: lambda weights, strength: (weights - 0.5) ** 2 * strength * (weights > 0.5) * (weights < 0.9),
+     'falls from .* at weight 0.89 to 0 at 0.9'),
+    (lambda: in_place, 'changes the weights in place'),
+    # right at strength 4
+    (lambda: lambda weights, strength: (weights - 0.5) * 8, 'at strength 0 it gives values from -4 to 4'),
+    (lambda: lambda weights, strength: (weights - 0.5) * 2 * strength * (strength / strength if strength else math.nan),
+     'at strength 0 it gives nan at weight 0'),
+    (lambda: lambda weights, strength: (weights - 0.5) * strength ** 2 / 2, 'at strength 10 it gives values from -25'),
 ])
 def test_maps_that_are_none(monkeypatch, make, message):
     monkeypatch.setitem(WEIGHT_MAPS, 'own', make)
     with pytest.raises(ValueError, match=message):
-        AttentionBiasGenerator(weight_map='own')
+        AttentionBiasGenerator(weight_map='own', bias_strength=4)
+
+
+def test_a_map_is_tried_at_the_strength_that_is_configured(monkeypatch):
+    monkeypatch.setitem(WEIGHT_MAPS, 'own', lambda: lambda weights, strength: (weights - 0.5) * strength
+                        * (2.5 if strength == 3.5 else 2))
+    AttentionBiasGenerator(weight_map='own', bias_strength=4)
+    with pytest.raises(ValueError, match='at strength 3.5 it gives values from -4.375 to 4.375'):
+        AttentionBiasGenerator(weight_map='own', bias_strength=3.5)
 
 
 def test_a_map_of_ones_own(monkeypatch):
@@ -211,5 +236,7 @@ def test_a_map_of_ones_own(monkeypatch):
 
 
 def test_unknown_map():
-    with pytest.raises(ValueError, match=r"weight_map must be one of \['linear'.*\], got 'no such map'"):
-        AttentionBiasGenerator(weight_map='no such map')
+    for name in ('no such map', ['linear']):
+        message = r"aqr_weight_map must be one of \['linear'.*\], got " + re.escape(repr(name))
+        with pytest.raises(ValueError, match=message):
+            AttentionBiasGenerator(weight_map=name)

@@ -37,7 +37,8 @@ class SimulateFailure:
         self.cases = [FailureCase.parse(case) for case in shares]
         values = np.array(list(shares.values()), dtype=float)
         if not len(values) or not (values >= 0).all() or abs(values.sum() - 1) > 1e-6:
-            raise ValueError(f'cases must have probabilities >= 0 with a sum of 1, got {shares}')
+            raise ValueError(f'cases must have probabilities >= 0 with a sum of 1, got the sum {values.sum():g} of '
+                             f'{shares}')
         self.shares = shares
         self.seed = seed
         # Shared, so that persistent workers see the epoch that the main process sets.

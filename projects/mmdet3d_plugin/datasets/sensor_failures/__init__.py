@@ -13,9 +13,9 @@ from . import (  # noqa: F401  (registration; the order is that of messages)
     points,
     stale,
 )
-from .failure_case import CLEAN, FailureCase, case_help, failure_rng
+from .failure_case import FailureCase, case_help, failure_rng
 from .presets import PRESETS, expand_cases
-from .registry import FAILURES, register_failure
+from .registry import CLEAN, FAILURES, register_failure
 
 __all__ = ['CLEAN', 'FAILURES', 'PRESETS', 'FailureCase', 'case_help', 'expand_cases', 'failure_rng',
            'register_failure']

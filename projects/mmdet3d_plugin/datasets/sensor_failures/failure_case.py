@@ -8,11 +8,10 @@ from typing import Any, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ...core.failure_record import FailureRecord
-from .registry import FAILURES
+from .registry import CLEAN, FAILURES
 
 # Test data have these only if told to load them; failures that need them check for them on their own.
 LOADED_ON_REQUEST = ('rings', 'boxes')
-CLEAN = 'clean'
 _LONGEST_NAME = 100  # characters in a file name
 
 
@@ -77,14 +76,13 @@ class FailureCase:
         name, colon, argument = before.partition(':')
         known = FAILURES.get(name)
         if known is None:
-            close = difflib.get_close_matches(name, FAILURES, n=1)
-            raise ValueError(f'case {case!r}: {text!r} is no failure; allowed: {case_help()}'
-                             f'{f"; did you mean {close[0]}?" if close else ""}')
+            close = [each for each in FAILURES if name in each.split('_')] or difflib.get_close_matches(name, FAILURES)
+            refuse(f'{text!r} is no failure' + f' (did you mean {" or ".join(close)}?)' * bool(close))
         if known.needs_argument > bool(colon) or known.takes_argument < bool(colon):
             refuse(f'{name} takes {"an" if known.takes_argument else "no"} argument')
         if bool(known.severities) != bool(at) or (at and level not in map(str, known.severities)):
-            refuse(f'{name} has {"the severities " if known.severities else "no severities"}'
-                   f'{", ".join(f"@{each}" for each in known.severities)}, got {text!r}')
+            raise ValueError(f'case {case!r}: {name} has {"the severities " if known.severities else "no severities"}'
+                             f'{", ".join(f"@{each}" for each in known.severities)}, got {text!r}')
         if re.fullmatch(r'[0-9_]*_[0-9_]*', argument):  # which int() would read
             refuse(f'{argument!r} is no number')
         severity = int(level) if at else None

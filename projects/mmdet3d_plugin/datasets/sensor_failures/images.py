@@ -53,7 +53,17 @@ def register_corruption(name, levels, hides_from=None):
         levels (dict[int, Any]): severity -> what the function gets for it.
         hides_from (int | None): from this severity on an image is mostly hidden, so that its view counts as lost.
             Milder ones, and all where it is None, are graded.
+
+    Raises:
+        ValueError: for levels that are not a dict with integers as keys, or empty, and ``hides_from`` that is none of
+            them; see ``register_failure`` for the name.
     """
+    if not isinstance(levels, dict) or not levels:
+        raise ValueError(f'the levels of {name!r} must be a dict, severity -> what the function gets, such as '
+                         f'{{1: 0.1, 2: 0.2, 3: 0.3}}, got {levels!r}')
+    if hides_from is not None and hides_from not in levels:
+        raise ValueError(f'hides_from of {name!r} must be None or one of its severities {list(levels)}, got '
+                         f'{hides_from!r}')
 
     def register(change):
         def make(views='all', *, severity):
@@ -101,12 +111,16 @@ def changed_images(images, struck, change, name):
 
 
 def _checked(changed, shape, name):
-    is_array = isinstance(changed, np.ndarray)
-    if not is_array or changed.shape != shape or not np.issubdtype(changed.dtype, np.number) \
-            or not np.isfinite(changed).all():
-        found = f'an array {changed.shape}' if is_array else repr(changed)
-        raise ValueError(f'the failure {name!r} must return the image, an array {shape} of finite numbers, got {found}')
-    return changed
+    if not isinstance(changed, np.ndarray):
+        found = repr(changed)
+    elif changed.shape != shape or not np.issubdtype(changed.dtype, np.number):
+        found = f'an array {changed.shape} of {changed.dtype}'
+    elif not np.isfinite(changed).all():
+        count = np.count_nonzero(~np.isfinite(changed))
+        found = f'an array {changed.shape} of {changed.dtype}, {count} of its {changed.size} numbers NaN or infinite'
+    else:
+        return changed
+    raise ValueError(f'the failure {name!r} must return the image, an array {shape} of finite numbers, got {found}')
 
 
 def native_scale(shape):

@@ -1,7 +1,9 @@
 """The failures that exist: name -> how to make the failure from the text after its name."""
 import inspect
+import re
 from typing import Callable, NamedTuple, Tuple
 
+CLEAN = 'clean'  # the case without a failure
 FAILURES = {}
 
 
@@ -45,15 +47,25 @@ def register_failure(name, usage=None, make=None, severities=()):
     that say what it did.
 
     Args:
-        name (str): of the failure.
+        name (str): of the failure: a lower-case letter, then letters, digits and '_'; not 'clean'.
         usage (str | None): see :class:`RegisteredFailure`; default: the name.
         make (Callable | None): likewise; default: the class, with ``severity`` if it has severities.
         severities (Sequence[int]): likewise; cases name one of them after '@'.
+
+    Raises:
+        ValueError: for a name that no case could have or that is taken, and for severities that are not different
+            integers >= 0.
     """
+    if not isinstance(name, str) or not re.fullmatch(r'[a-z]\w*', name, re.ASCII) or name == CLEAN:
+        raise ValueError('the name of a sensor failure must be a lower-case letter, then letters, digits and _, and '
+                         f'not {CLEAN!r}, got {name!r}')
+    if name in FAILURES:
+        raise ValueError(f'there is a sensor failure {name!r} already')
+    if len(set(severities)) < len(severities) \
+            or not all(isinstance(level, int) and not isinstance(level, bool) and level >= 0 for level in severities):
+        raise ValueError(f'the severities of {name!r} must be different integers >= 0, got {severities!r}')
 
     def register(cls):
-        if name in FAILURES:
-            raise ValueError(f'there is a sensor failure {name!r} already')
         default = (lambda severity: cls(severity)) if severities else (lambda: cls())
         levels = f'@{"|".join(map(str, severities))}' if severities else ''
         FAILURES[name] = RegisteredFailure(f'{usage or name}{levels}', make or default, tuple(severities))

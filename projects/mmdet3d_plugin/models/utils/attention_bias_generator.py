@@ -60,7 +60,7 @@ class AttentionBiasGenerator(nn.Module):
         self.per_view = per_view
         self.bias_clip = check_bias_clip(bias_clip)
         self.weight_map = weight_map
-        self.map = make_weight_map(weight_map)
+        self.map = make_weight_map(weight_map, self.bias_strength)
         self.strength_factor = 1.0
         low, high = RECOMMENDED_STRENGTH
         if self.bias_strength and not low <= self.bias_strength <= high:
