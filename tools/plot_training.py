@@ -33,9 +33,9 @@ def named_run(text):
 def parse_args():
     parser = command_line.new_parser(__doc__)
     parser.add_argument('runs', nargs='+', type=named_run, metavar='NAME=RUN', help='work directory or .log.json')
-    parser.add_argument('--keys', nargs='+', default=KEYS, metavar='KEY',
+    parser.add_argument('--keys', nargs='+', metavar='KEY',
                         help='numbers of the logs; with wildcards the mean of all that match (default: the loss, the '
-                        "gradient norm, the router's weights and the attention)")
+                        "gradient norm, the router's weights and the attention, as far as a run logged them)")
     parser.add_argument('--out', required=True, metavar='FILE', help='picture, for example curves.png')
     return parser.parse_args()
 
@@ -47,9 +47,11 @@ def main(args):
         command_line.refuse(f'argument NAME=RUN: at most {len(LINE_STYLES)} runs of different names, got '
                             f'{[name for name, _ in args.runs]}')
     logs = {name: read_training_log(path) for name, path in args.runs}
-    panels = {key: {name: curve(log, key) for name, log in logs.items()} for key in args.keys}
+    panels = {key: {name: curve(log, key) for name, log in logs.items()} for key in args.keys or KEYS}
     absent = [key for key, lines in panels.items() if not any(lines.values())]
-    if absent:
+    if args.keys is None and len(absent) < len(KEYS):
+        panels = {key: lines for key, lines in panels.items() if key not in absent}
+    elif absent:
         known = sorted({name for log in logs.values() for numbers in log.values() for name in numbers})
         command_line.refuse(f'argument --keys: no run logged {absent}; logged: {known}')
     draw_training_curves(args.out, {LABELS.get(key, key): lines for key, lines in panels.items()})

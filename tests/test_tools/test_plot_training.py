@@ -29,6 +29,16 @@ def test_picture(plot, tmp_path):
     assert not list(tmp_path.glob('*.tmp*'))
 
 
+def test_what_no_run_logged_has_no_panel_unless_asked_for(plot, tmp_path):
+    """Runs without a router have no weights."""
+    for keys in ([], ['--keys', 'detection_loss', 'grad_norm']):
+        done = plot('first=one.log.json', *keys, '--out', f'curves{len(keys)}.png')
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'curves0.png').read_bytes() == (tmp_path / 'curves3.png').read_bytes()
+    done = plot('first=one.log.json', '--keys', 'loss', 'aqr/lidar_weight_mean', '--out', 'x.png')
+    assert done.returncode == 2 and "no run logged ['aqr/lidar_weight_mean']" in done.stderr
+
+
 def test_mistakes(plot):
     for arguments, message in (
             (['one.log.json', '--out', 'x.png'], 'expected NAME=WORK_DIR'),
