@@ -2,6 +2,7 @@
 
 Figures of this package are drawn by matplotlib's Agg back end without touching its global state.
 """
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -30,6 +31,13 @@ def save_figure(figure, path):
     spread_box_labels(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
+
+
+def figure_pixels(figure):
+    """What `save_figure` would write, as RGB (H, W, 3) uint8."""
+    spread_box_labels(figure)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
 
 
 def legend_above(figure, handles, labels, title=None):

@@ -1,11 +1,11 @@
 """Pictures of the router in TensorBoard, at every evaluation. Configs name this module in `custom_imports`."""
-import numpy as np
 from mmcv import Config
 from mmcv.runner import HOOKS, EvalHook, Hook, TensorboardLoggerHook, master_only
 
 from ..apis.routing_snapshot import build_case_dataset, check_routes, take_snapshot
 from ..datasets.sensor_failures import FailureCase
 from ..hooks.bare_model import bare_model
+from .figures import figure_pixels
 from .routing_pictures import routing_cameras_figure, routing_figure
 
 
@@ -72,7 +72,6 @@ def _hooks(runner, kind):
 
 
 def _log(runner, tag, figure):
-    figure.canvas.draw()
-    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    picture = figure_pixels(figure)
     for logger in _hooks(runner, TensorboardLoggerHook):
         logger.writer.add_image(tag, picture, runner.iter, dataformats='HWC')
