@@ -21,7 +21,7 @@ from mmdet3d.datasets.pipelines import Compose
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from projects.mmdet3d_plugin.apis.failing_sensors import with_failure
-from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset, FrameFolderDataset
+from projects.mmdet3d_plugin.datasets import CustomNuScenesDataset, FrameFolderDataset, other_samples
 from projects.mmdet3d_plugin.datasets.other_samples import scene_numbers
 from projects.mmdet3d_plugin.datasets.pipelines import SimulateFailure
 from projects.mmdet3d_plugin.datasets.sensor_failures import (
@@ -196,6 +196,23 @@ def test_a_part_of_the_set_fails_as_the_whole(keyframes, case):
     assert scene_numbers(part).tolist() == [numbers[name] for name in some]
     shown = {sample['failure'].details[case.split('@')[0].split(':')[0]].get('sample') for sample in some.values()}
     assert shown - {None, *some}  # some of what is shown is left out
+
+
+@pytest.mark.parametrize('load_interval', [1, 3])
+def test_scenes_are_told_apart_once(keyframes, monkeypatch, load_interval):
+    """Not again for each sample, which would take a sixth of a second with all of nuScenes."""
+    calls, tell_apart = [], other_samples._scenes
+    monkeypatch.setattr(other_samples, '_scenes', lambda *args: calls.append(1) or tell_apart(*args))
+    dataset = nuscenes(keyframes, 'stale_lidar@1+stale_views:2@3', load_interval=load_interval)
+    for index in range(len(dataset)):
+        dataset[index]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('load_interval', [0, -2, 1.5, 'all'])
+def test_intervals_that_leave_nothing(keyframes, load_interval):
+    with pytest.raises(ValueError, match=f'load_interval must be an integer >= 1, got {load_interval!r}'):
+        nuscenes(keyframes, 'clean', load_interval=load_interval)
 
 
 def test_samples_that_were_exchanged_are_the_set(keyframes):

@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import linecache
 import math
 
 import numpy as np
@@ -10,7 +12,7 @@ from nuscenes import NuScenes
 from projects.mmdet3d_plugin.apis import load_config, run_test
 from projects.mmdet3d_plugin.apis.test import build_trained_model
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
-from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
+from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES, FailureCase
 from projects.mmdet3d_plugin.evaluation.detection_matches import DetectionMatches, mean_ap
 from projects.mmdet3d_plugin.experiments import robustness_report
 from projects.mmdet3d_plugin.experiments.headroom import measure_headroom
@@ -220,6 +222,27 @@ def test_what_a_router_wins_of_the_headroom(make_config, checkpoints, tmp_path):
     assert share is None if possible < 0.005 else share == pytest.approx(dropped['learned - off mAP'] / possible)
     with pytest.raises(ValueError, match='all checkpoints must have a router, or none'):
         measure_headroom(cfg, list(checkpoints.values()), ['camera_drop'], tmp_path)
+
+
+def test_results_are_made_anew_when_the_code_of_a_failure_changes(make_config, checkpoints, tmp_path):
+    """Also that of a module which a config imports; its comments do not count."""
+    def code(text):
+        (tmp_path / 'mydust.py').write_text(
+            'from projects.mmdet3d_plugin.datasets.sensor_failures.images import register_corruption\n'
+            "@register_corruption('mydust', {1: 0.9})\n"
+            f'def dust(image, level, rng):\n    return {text}\n')
+        FAILURES.pop('mydust', None)
+        linecache.clearcache()
+        spec = importlib.util.spec_from_file_location('mydust', tmp_path / 'mydust.py')
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        return RobustnessTest(make_config(), checkpoints['baseline'], tmp_path).origin['failures_sha256']
+
+    without = RobustnessTest(make_config(), checkpoints['baseline'], tmp_path).origin['failures_sha256']
+    try:
+        first, same, other = code('image * level'), code('image * level  # dust'), code('image * level + 1')
+    finally:
+        FAILURES.pop('mydust', None)
+    assert first == same and len({without, first, other}) == 3
 
 
 def test_gain(make_config, checkpoints, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from projects.mmdet3d_plugin.apis import load_config
 from projects.mmdet3d_plugin.apis.failing_sensors import every_case
-from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES
+from projects.mmdet3d_plugin.datasets.sensor_failures import FAILURES, FailureCase
 from projects.mmdet3d_plugin.datasets.sensor_failures.presets import PRESETS
 from projects.mmdet3d_plugin.visualization.contact_sheet import sheet_rows
 
@@ -67,10 +67,11 @@ def test_what_the_rows_show(repo_root, synthetic_nuscenes):
 
 
 def test_every_case_has_its_row():
-    """All presets, all failures with severities, each severity."""
+    """All presets, all failures, each severity."""
     cases = every_case()
     assert len(set(cases)) == len(cases)
     assert {case for preset in PRESETS.values() for case in preset} <= set(cases)
+    assert {kind for case in cases for kind in FailureCase.parse(case).kinds} == set(FAILURES)
     for name, failure in FAILURES.items():
         if failure.severities:
             assert all(any(part.split('+')[0] == f'{name}@{level}' for part in cases) for level in failure.severities)

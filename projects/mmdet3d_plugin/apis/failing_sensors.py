@@ -100,10 +100,12 @@ def check_cases(cfg, cases, seed=0):
 
 
 def every_case():
-    """list[str]: the cases of all presets, and every severity of every failure that has some."""
+    """list[str]: the cases of all presets, every severity of every failure that has some, and an example of others."""
     graded = [f'{name}@{level}' for name, known in FAILURES.items() if not known.needs_argument
               for level in known.severities]
-    return expand_cases([*PRESETS, *graded])
+    cases = expand_cases([*PRESETS, *graded])
+    kinds = {kind for case in cases for kind in FailureCase.parse(case).kinds}
+    return [*cases, *(known.usage.split()[0] for name, known in FAILURES.items() if name not in kinds)]
 
 
 def struck_sample(dataset, index):

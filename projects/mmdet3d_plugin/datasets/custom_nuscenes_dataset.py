@@ -42,9 +42,9 @@ class CustomNuScenesDataset(NuScenesDataset):
 
     Raises:
         FileNotFoundError: if there is no such info file.
-        ValueError: for an info file that is damaged, of another format, of mmdetection3d < 1.0, has a calibration that
-            is not finite, or names other files than those below ``data_root``; in training, for samples with different
-            numbers of cameras.
+        ValueError: for a ``load_interval`` below 1; for an info file that is damaged, of another format, of
+            mmdetection3d < 1.0, has a calibration that is not finite, or names other files than those below
+            ``data_root``; in training, for samples with different numbers of cameras.
     """
 
     def __init__(self, ann_file, pipeline=None, *args, return_gt_info=False, load_failure_boxes=False, trust_data=False,
@@ -54,6 +54,9 @@ class CustomNuScenesDataset(NuScenesDataset):
             pipeline = [dict(step, test_mode=True) if step['type'] in _SWEEP_LOADERS else step for step in pipeline]
         self.return_gt_info = return_gt_info
         self.load_failure_boxes = load_failure_boxes
+        load_interval = kwargs.get('load_interval', 1)
+        if not isinstance(load_interval, int) or load_interval < 1:
+            raise ValueError(f'load_interval must be an integer >= 1, got {load_interval!r}')
         check_info_file(ann_file, kwargs.get('file_client_args'))
         super().__init__(ann_file, pipeline, *args, test_mode=test_mode, **kwargs)
 

@@ -1,6 +1,8 @@
 """Other keyframes of a data set, for failures that show a sample what belongs to another one."""
 import copy
 import os.path as osp
+from functools import cached_property
+from typing import Dict, List, NamedTuple
 
 import numpy as np
 
@@ -24,9 +26,15 @@ class OtherSamples:
     """
 
     def __init__(self, dataset, index):
-        self._dataset = dataset
-        self._records, self._scenes, self._times, places = _keyframes(dataset)
-        self._index = places[index]
+        self._dataset, self._number = dataset, index
+
+    @cached_property
+    def _all(self):
+        return _keyframes(self._dataset)  # only when a failure asks: most samples need none
+
+    @property
+    def _index(self):
+        return self._all.places[self._number]
 
     def __deepcopy__(self, memo):
         return self  # transforms that copy a sample must not copy the data set
@@ -37,12 +45,13 @@ class OtherSamples:
         Returns:
             tuple[dict, float] | None
         """
-        same = np.flatnonzero(self._scenes == self._scenes[self._index])
-        moments = np.unique(self._times[same])
-        place = np.searchsorted(moments, self._times[self._index]) - steps
+        scenes, times = self._all.scenes, self._all.times
+        same = np.flatnonzero(scenes == scenes[self._index])
+        moments = np.unique(times[same])
+        place = np.searchsorted(moments, times[self._index]) - steps
         if not 0 <= place < len(moments):
             return None
-        return self._with_age(same[self._times[same] == moments[place]][0])
+        return self._with_age(same[times[same] == moments[place]][0])
 
     def most_distant(self):
         """The keyframe of the scene that is farthest away in time.
@@ -50,8 +59,8 @@ class OtherSamples:
         Returns:
             tuple[dict, float] | None
         """
-        in_scene = self._scenes == self._scenes[self._index]
-        distance = np.where(in_scene, np.abs(self._times - self._times[self._index]), 0)
+        scenes, times = self._all.scenes, self._all.times
+        distance = np.where(scenes == scenes[self._index], np.abs(times - times[self._index]), 0)
         index = distance.argmax()
         return self._with_age(index) if distance[index] else None
 
@@ -61,15 +70,15 @@ class OtherSamples:
         Returns:
             tuple[dict, None] | None
         """
-        others = np.flatnonzero(self._scenes != self._scenes[self._index])
+        others = np.flatnonzero(self._all.scenes != self._all.scenes[self._index])
         return (self._load(int(rng.choice(others))), None) if len(others) else None
 
     def _with_age(self, index):
-        return self._load(int(index)), float(self._times[self._index] - self._times[index])
+        return self._load(int(index)), float(self._all.times[self._index] - self._all.times[index])
 
     def _load(self, index):
         dataset = copy.copy(self._dataset)
-        dataset.data_infos = self._records
+        dataset.data_infos = self._all.records
         sample = dataset.get_data_info(index)
         sample.pop('other_samples', None)
         dataset.pre_pipeline(sample)
@@ -97,8 +106,8 @@ def scene_numbers(dataset):
     such (RepeatDataset, CBGSDataset, ConcatDataset); see :class:`OtherSamples` for how scenes are told apart.
     """
     if hasattr(dataset, 'data_infos'):
-        _, scenes, _, places = _keyframes(dataset)
-        return scenes[places]
+        keyframes = _keyframes(dataset)
+        return keyframes.scenes[keyframes.places]
     if hasattr(dataset, 'datasets'):
         parts = [scene_numbers(part) for part in dataset.datasets]
         ends = np.cumsum([0, *(part.max() + 1 for part in parts)])
@@ -108,13 +117,24 @@ def scene_numbers(dataset):
     return inner[np.arange(len(dataset)) % len(inner)] if order is None else inner[np.asarray(order)]
 
 
-def _keyframes(dataset):
+class _Keyframes(NamedTuple):
     """All keyframes of a data set, also those that ``load_interval`` leaves out.
 
-    Returns:
-        tuple: records (list of K), scene numbers (K,), time stamps (K,) in s, and places (N,) of the data set's samples
-        among them; kept with its list of samples.
+    Attributes:
+        records: K.
+        scenes: (K,) numbers.
+        times: (K,) in s.
+        places: (N,) of the data set's samples among them.
     """
+
+    records: List[Dict]
+    scenes: np.ndarray
+    times: np.ndarray
+    places: np.ndarray
+
+
+def _keyframes(dataset):
+    """_Keyframes of a data set, kept with its list of samples."""
     infos = dataset.data_infos
     kept = getattr(dataset, '_kept_keyframes', None)
     if kept is not None and kept[0] is infos:
@@ -124,7 +144,8 @@ def _keyframes(dataset):
     if not all(id(info) in place_of for info in infos):  # the samples were exchanged
         records, place_of = infos, {id(info): place for place, info in enumerate(infos)}
     times = _times(records)
-    keyframes = records, _scenes(records, times), times, np.array([place_of[id(info)] for info in infos], dtype=int)
+    keyframes = _Keyframes(records, _scenes(records, times), times,
+                           np.array([place_of[id(info)] for info in infos], dtype=int))
     dataset._kept_keyframes = infos, keyframes
     return keyframes
 

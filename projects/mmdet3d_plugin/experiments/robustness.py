@@ -18,8 +18,9 @@ from .. import datasets
 from ..apis.distributed import seed_everything
 from ..apis.failing_sensors import with_failure
 from ..apis.test import build_trained_model
+from ..core import failure_record
 from ..datasets.pipelines.input_digest import joint_digest
-from ..datasets.sensor_failures import FailureCase
+from ..datasets.sensor_failures import FAILURES, FailureCase
 from ..evaluation.detection_matches import recall
 from ..evaluation.nuscenes_evaluator import NuScenesEvaluator
 from ..evaluation.nuscenes_scores import nuscenes_scores
@@ -179,10 +180,14 @@ class RobustnessTest:
 
 
 def _failures_code():
-    """SHA-256 of the code by which cases strike; that of presets, which only names cases, is left out."""
+    """SHA-256 of the code by which cases strike, registered ones of others included; that of presets, which only names
+    cases, is left out.
+    """
     folder = Path(datasets.__file__).parent
-    files = sorted({*folder.glob('sensor_failures/*.py')} - {folder / 'sensor_failures/presets.py'})
-    return code_sha256([*files, folder / 'other_samples.py'])
+    files = {*folder.glob('sensor_failures/*.py'), folder / 'other_samples.py', folder / 'camera_geometry.py',
+             folder / 'pipelines/simulate_failure.py', Path(failure_record.__file__)}
+    files |= {Path(known.source) for known in FAILURES.values() if known.source}
+    return code_sha256(sorted(files - {folder / 'sensor_failures/presets.py'}))
 
 
 class _Samples:

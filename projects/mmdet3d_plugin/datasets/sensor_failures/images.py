@@ -5,7 +5,7 @@ from typing import Any, Callable
 import cv2
 import numpy as np
 
-from .registry import register_failure
+from .registry import register_failure, source_file
 from .view_choice import ViewChoice
 
 # Lengths in pixels are those in nuScenes' images; images of another width have them in proportion.
@@ -70,7 +70,7 @@ def register_corruption(name, levels, hides_from=None):
             hides = hides_from is not None and severity >= hides_from
             return ImageCorruption(name, change, levels[severity], hides, ViewChoice.parse(views))
 
-        register_failure(name, f'{name}[:views]', make, tuple(levels))(ImageCorruption)
+        register_failure(name, f'{name}[:views]', make, tuple(levels), source_file(change))(ImageCorruption)
         return change
 
     return register

@@ -1,7 +1,7 @@
 """The failures that exist: name -> how to make the failure from the text after its name."""
 import inspect
 import re
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 CLEAN = 'clean'  # the case without a failure
 FAILURES = {}
@@ -15,11 +15,13 @@ class RegisteredFailure(NamedTuple):
         make: makes the failure from the text of its argument, if it takes one, and ``severity``, if it has any; raises
             ValueError.
         severities: levels that it comes in, from mild to bad; () for a failure without.
+        source: file that says what it does; None where there is none (an interactive session).
     """
 
     usage: str
     make: Callable
     severities: Tuple[int, ...] = ()
+    source: Optional[str] = None
 
     @property
     def takes_argument(self):
@@ -37,7 +39,7 @@ class RegisteredFailure(NamedTuple):
         return [parameter for name, parameter in parameters.items() if name != 'severity']
 
 
-def register_failure(name, usage=None, make=None, severities=()):
+def register_failure(name, usage=None, make=None, severities=(), source=None):
     """Class decorator: let configs and tools ask for a failure by name.
 
     A failure has ``needs``, the names of what a sample must have: keys of the sample, and 'rings' or 'boxes', which
@@ -51,6 +53,7 @@ def register_failure(name, usage=None, make=None, severities=()):
         usage (str | None): see :class:`RegisteredFailure`; default: the name.
         make (Callable | None): likewise; default: the class, with ``severity`` if it has severities.
         severities (Sequence[int]): likewise; cases name one of them after '@'.
+        source (str | None): likewise; default: the class's file.
 
     Raises:
         ValueError: for a name that no case could have or that is taken, and for severities that are not different
@@ -68,7 +71,16 @@ def register_failure(name, usage=None, make=None, severities=()):
     def register(cls):
         default = (lambda severity: cls(severity)) if severities else (lambda: cls())
         levels = f'@{"|".join(map(str, severities))}' if severities else ''
-        FAILURES[name] = RegisteredFailure(f'{usage or name}{levels}', make or default, tuple(severities))
+        FAILURES[name] = RegisteredFailure(
+            f'{usage or name}{levels}', make or default, tuple(severities), source or source_file(cls))
         return cls
 
     return register
+
+
+def source_file(thing):
+    """File (str) of a class or function, None where it has none."""
+    try:
+        return inspect.getsourcefile(thing)
+    except (TypeError, OSError):  # of an interactive session
+        return None
