@@ -260,6 +260,8 @@ def test_gain(make_config, checkpoints, tmp_path):
     assert (tmp_path / 'gain.csv').read_text().count('\n') == 3
     with pytest.raises(ValueError, match='must have routers'):
         measure_gain(cfg, list(checkpoints.values()), ['camera_drop'], tmp_path)
+    text = measure_gain(cfg, [checkpoints['routed']], ['clean'], tmp_path)  # no failure, so no table of kinds
+    assert '| clean ' in text and '| failures ' not in text
 
 
 def by_case(values):

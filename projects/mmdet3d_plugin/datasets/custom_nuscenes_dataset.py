@@ -54,15 +54,14 @@ class CustomNuScenesDataset(NuScenesDataset):
             pipeline = [dict(step, test_mode=True) if step['type'] in _SWEEP_LOADERS else step for step in pipeline]
         self.return_gt_info = return_gt_info
         self.load_failure_boxes = load_failure_boxes
-        load_interval = kwargs.get('load_interval', 1)
-        if not isinstance(load_interval, int) or load_interval < 1:
-            raise ValueError(f'load_interval must be an integer >= 1, got {load_interval!r}')
         check_info_file(ann_file, kwargs.get('file_client_args'))
         super().__init__(ann_file, pipeline, *args, test_mode=test_mode, **kwargs)
 
     def load_annotations(self, ann_file):
         """Load and check the info file; every ``load_interval``-th record in the order of time."""
         ann_file.close()  # the parent opened it
+        if not isinstance(self.load_interval, int) or self.load_interval < 1:
+            raise ValueError(f'load_interval must be an integer >= 1, got {self.load_interval!r}')
         with_cameras = bool(self.modality and self.modality['use_camera'])
         with_boxes = not self.test_mode or self.load_failure_boxes
         infos, self.metadata = load_infos(self.ann_file, with_cameras, with_boxes, self.trust_data)

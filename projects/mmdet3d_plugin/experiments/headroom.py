@@ -11,8 +11,16 @@ from ..utils.plain_values import plain_values
 from ..utils.record_file import write_record
 from ..utils.tables import markdown_table, write_csv
 from ..visualization.plots import draw_headroom
-from .case_series import run_cases, sample_notes, time_note
-from .robustness_report import ROUNDS, as_text, interval_columns, resampled_scores, scenes_of, with_clean
+from .case_series import sample_notes, time_note
+from .robustness_report import (
+    ROUNDS,
+    as_text,
+    gain_as_text,
+    interval_columns,
+    row_interval,
+    run_checkpoints,
+    with_clean,
+)
 
 _ALONE = ('lidar_alone', 'camera_alone')
 _ORACLES = ('oracle:1', 'oracle:5')
@@ -56,13 +64,9 @@ def measure_headroom(cfg, checkpoints, cases, out='work_dirs/headroom', seed=0, 
     if len(routers) > 1:
         raise ValueError(f'all checkpoints must have a router, or none: {list(map(str, checkpoints))}')
     controls = (base, *(_ORACLES if routes else ()), *(_ROUTED if routers.pop() else ()), *_ALONE)
-    runs = []
-    for checkpoint in checkpoints:
-        print(checkpoint, flush=True)
-        test, records = run_cases(cases, out, workers, cfg, checkpoint, controls, seed, trust_checkpoint)
-        runs.append((records, resampled_scores(records, test.scene_of_sample)))
+    runs, scenes = run_checkpoints(checkpoints, cases, out, workers, cfg, controls, seed, trust_checkpoint)
     rows = [_row(case, base, controls[1:], [scores[case] for _, scores in runs]) for case in cases]
-    return _write(out, rows, runs, [str(path) for path in checkpoints], len(scenes_of(runs[0][0], test)))
+    return _write(out, rows, runs, [str(path) for path in checkpoints], scenes)
 
 
 def _row(case, base, others, runs):
@@ -96,12 +100,12 @@ def _write(out, rows, runs, checkpoints, scenes):
         checkpoints=checkpoints, scenes=scenes, rounds=ROUNDS, cases=rows, time=[numbers for _, numbers in times],
         digests={str(case): next(iter(controls.values()))['digest'] for case, controls in runs[0][0].items()})))
     draw_headroom(out / 'headroom.png', {row['case']: {
-        gains[name]: _interval(row, f'{name} - off mAP')._asdict() for name in gains if name != 'better'}
+        gains[name]: row_interval(row, f'{name} - off mAP')._asdict() for name in gains if name != 'better'}
         for row in rows})
-    table = [{'case': row['case'], 'mAP': _text(row, 'off mAP'),
-              **{title: _text(row, f'{name} - off mAP', signed=True) for name, title in gains.items()},
+    table = [{'case': row['case'], 'mAP': as_text(row_interval(row, 'off mAP')),
+              **{title: gain_as_text(row, f'{name} - off mAP') for name, title in gains.items()},
               **({'share': row['share']} if 'learned' in gains else {}),
-              'NDS': _text(row, 'off NDS')} for row in rows]
+              'NDS': as_text(row_interval(row, 'off NDS'))} for row in rows]
     mean = f'Means over {len(checkpoints)} checkpoints, each' if len(checkpoints) > 1 else 'One checkpoint,'
     caption = (
         f'mAP and NDS without routing; other columns: mAP less that of the column mAP. {mean} with 95 % intervals of a '
@@ -120,13 +124,3 @@ def _write(out, rows, runs, checkpoints, scenes):
     with atomic_path(out / 'headroom.md') as path:
         path.write_text(f'{text}\n')
     return text
-
-
-def _interval(row, name):
-    return BootstrapInterval(row[name], row[f'{name} low'], row[f'{name} high'])
-
-
-def _text(row, name, signed=False):
-    interval = _interval(row, name)
-    text = as_text(interval, signed)
-    return f'**{text}**' if signed and (interval.low > 0 or interval.high < 0) else text

@@ -81,6 +81,25 @@ def with_clean(cases):
     return [FailureCase(), *(case for case in cases if not case.is_clean)]
 
 
+def run_checkpoints(checkpoints, cases, out, workers, cfg, controls, seed, trust_checkpoint):
+    """Test checkpoints one after the other, such as one for each training seed.
+
+    Args:
+        checkpoints (Sequence[str | Path]): at least one.
+        cases, out, workers, cfg, controls, seed, trust_checkpoint: see `run_cases`.
+
+    Returns:
+        tuple[list[tuple[dict, dict]], int]: of each checkpoint the records of `run_cases` and what `resampled_scores`
+        makes of them; the number of scenes.
+    """
+    runs = []
+    for checkpoint in checkpoints:
+        print(checkpoint, flush=True)
+        test, records = run_cases(cases, out, workers, cfg, checkpoint, controls, seed, trust_checkpoint)
+        runs.append((records, resampled_scores(records, test.scene_of_sample)))
+    return runs, len(scenes_of(runs[0][0], test))
+
+
 def resampled_scores(records, scene_of_sample):
     """Scores of every case and control on the set as it is and in the rounds of a bootstrap.
 
@@ -121,6 +140,18 @@ def as_text(interval, signed=False):
 def interval_columns(name, interval):
     """An interval as three columns of a spreadsheet."""
     return {name: interval.mean, f'{name} low': interval.low, f'{name} high': interval.high}
+
+
+def row_interval(row, name):
+    """The BootstrapInterval that `interval_columns` put into a row."""
+    return BootstrapInterval(row[name], row[f'{name} low'], row[f'{name} high'])
+
+
+def gain_as_text(row, name):
+    """A difference in the columns of `interval_columns`, signed, bold where its interval excludes 0."""
+    interval = row_interval(row, name)
+    text = as_text(interval, signed=True)
+    return f'**{text}**' if interval.low > 0 or interval.high < 0 else text
 
 
 def _row(case, control, record, scores, clean):

@@ -10,9 +10,9 @@ from ..utils.atomic_file import atomic_path
 from ..utils.plain_values import plain_values
 from ..utils.record_file import write_record
 from ..utils.tables import markdown_table, write_csv
-from .case_series import run_cases, sample_notes, time_note
+from .case_series import sample_notes, time_note
 from .robustness import relative_accuracy
-from .robustness_report import ROUNDS, as_text, interval_columns, resampled_scores, scenes_of, with_clean
+from .robustness_report import ROUNDS, gain_as_text, interval_columns, run_checkpoints, with_clean
 
 _CONTROLS = ('off', 'learned')
 _ALL = 'all kinds (mRA)'
@@ -43,13 +43,10 @@ def measure_gain(cfg, checkpoints, cases, out='work_dirs/gain', seed=0, trust_ch
     without = [str(path) for path in checkpoints if not has_router(path, trust_checkpoint)]
     if without:
         raise ValueError(f'checkpoints must have routers: {without} have none')
-    cases, out, runs = with_clean(cases), Path(out), []
-    for checkpoint in checkpoints:
-        print(checkpoint, flush=True)
-        test, records = run_cases(cases, out, workers, cfg, checkpoint, _CONTROLS, seed, trust_checkpoint)
-        runs.append((records, resampled_scores(records, test.scene_of_sample)))
+    cases, out = with_clean(cases), Path(out)
+    runs, scenes = run_checkpoints(checkpoints, cases, out, workers, cfg, _CONTROLS, seed, trust_checkpoint)
     kinds, rows = gain_rows([scores for _, scores in runs])
-    scenes, times = len(scenes_of(runs[0][0], test)), [time_note(records) for records, _ in runs]
+    times = [time_note(records) for records, _ in runs]
     write_csv(out / 'gain.csv', rows)
     write_record(out / 'gain.json', plain_values(dict(
         checkpoints=[str(path) for path in checkpoints], scenes=scenes, rounds=ROUNDS, kinds=kinds, cases=rows,
@@ -60,7 +57,7 @@ def measure_gain(cfg, checkpoints, cases, out='work_dirs/gain', seed=0, trust_ch
         'comparisons. RA: NDS over clean NDS, both with the router or both without.')
     notes = dict.fromkeys(note for records, _ in runs for note in sample_notes(records))
     text = '\n\n'.join([
-        markdown_table([_as_text(row, 'failures', ('RA', )) for row in kinds]),
+        *([markdown_table([_as_text(row, 'failures', ('RA', )) for row in kinds])] if kinds else []),
         markdown_table([_as_text(row, 'case', ('mAP', 'NDS')) for row in rows]), caption, *notes,
         *(note for note, _ in times)])
     with atomic_path(out / 'gain.md') as path:
@@ -113,8 +110,5 @@ def _row(key, name, score, values):
 def _as_text(row, key, scores):
     text = {key: row[key]}
     for score in scores:
-        gain = BootstrapInterval(*(row[f'{score} gain{bound}'] for bound in ('', ' low', ' high')))
-        shown = as_text(gain, signed=True)
-        text.update({score: f'{row[f"{score} without"]:.3f}',
-                     f'{score}, router': f'**{shown}**' if gain.low > 0 or gain.high < 0 else shown})
+        text.update({score: f'{row[f"{score} without"]:.3f}', f'{score}, router': gain_as_text(row, f'{score} gain')})
     return text

@@ -8,7 +8,7 @@ def test_order_is_bev_rows_then_views():
     batch, channels, (height, width), (views, h, w) = 2, 3, (2, 4), (3, 2, 5)
     x, x_img = torch.rand(batch, channels, height, width), torch.rand(batch * views, channels, h, w)
     layout = TokenLayout.from_features(x, x_img, batch)
-    tokens = layout.flatten(x, x_img, batch)
+    tokens = torch.cat(layout.runs(x, x_img, batch))
     assert tokens.shape == (layout.num_tokens, batch, channels) == (8 + 30, 2, 3)
     index = 0
     for row in range(height):

@@ -2,8 +2,6 @@
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
-import torch
-
 MODALITIES = ('lidar', 'camera')  # in the order of their tokens
 
 
@@ -56,7 +54,7 @@ class TokenLayout:
     @staticmethod
     def runs(x, x_img, batch_size):
         """Features (B, C, H, W) and (B * V, C, h, w), either None -> views of the tokens, of each sensor one
-        (F_s, B, C), in their order.
+        (F_s, B, C), in their order: joined, they are the tokens (F, B, C).
         """
         runs = []
         if x is not None:
@@ -65,7 +63,3 @@ class TokenLayout:
             views = x_img.unflatten(0, (batch_size, -1)).permute(1, 3, 4, 0, 2)  # (V, h, w, B, C)
             runs.append(views.flatten(0, 2))  # (V * h * w, B, C)
         return runs
-
-    def flatten(self, x, x_img, batch_size):
-        """Features (B, C, H, W) and (B * V, C, h, w), either None -> tokens (F, B, C)."""
-        return torch.cat(self.runs(x, x_img, batch_size))

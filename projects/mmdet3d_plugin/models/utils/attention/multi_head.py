@@ -64,9 +64,9 @@ class ScaledDotProductMHA(nn.Module):
 
     def _biased(self, query, key, value, bias):
         """(B, heads, Q, d) queries over (B, F, C) keys and values -> (B, heads, Q, d)."""
-        check_fits(bias, query, key.shape[1])
         if not can_chunk(query.device):
             return fused_attention(query, *self._key_value_heads(key, value), bias)
+        check_fits(bias, query, key.shape[1])
         if bias.parts:
             return shared_attention(query, lambda keys: self._key_value_heads(key[:, keys], value[:, keys]), bias)
         return chunked_attention(

@@ -12,6 +12,7 @@ from torch import nn
 from ....core.arguments import check_names
 from ..attention.attention_bias import AttentionBias
 from ..attention.key_chunks import can_chunk
+from ..attention.shared_parts import SharedTokens
 from ..attention.stand_ins import needed_segments, take_segments, with_stand_ins
 from ..token_layout import TokenLayout
 
@@ -227,15 +228,13 @@ def _lay_out(tokens, stand_ins, positions, segments, shared):
         shared (SharedTokens | None): has all rows, or gets them.
     """
     num_tokens = sum(len(run) for run in tokens)
-    if shared is not None:
-        if shared.keys is None:
-            shared.keys, shared.positions = torch.cat([*tokens, *stand_ins]), torch.cat([*positions, *positions])
-        keys, key_pos = shared.keys, shared.positions
-    elif segments[-1].stop > num_tokens:
-        keys, key_pos = torch.cat([*tokens, *stand_ins]), torch.cat([*positions, *positions])
-    else:
-        keys, key_pos = torch.cat(tokens), torch.cat(positions)
-    return keys[:num_tokens], _take_rows(keys, segments), _take_rows(key_pos, segments)
+    if shared is None:  # rows for this call alone
+        shared = SharedTokens()
+        stand_ins = stand_ins if segments[-1].stop > num_tokens else []
+    if shared.keys is None:
+        shared.keys = torch.cat([*tokens, *stand_ins])
+        shared.positions = torch.cat([*positions, *positions] if stand_ins else positions)
+    return shared.keys[:num_tokens], _take_rows(shared.keys, segments), _take_rows(shared.positions, segments)
 
 
 def _take_rows(keys, segments):
