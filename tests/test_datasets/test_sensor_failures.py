@@ -226,6 +226,8 @@ def test_a_case_is_an_object():
     clean = FailureCase.parse('clean')
     assert clean.is_clean and not case.is_clean and str(clean) == 'clean' and not clean.needs and clean.kinds == ()
     assert len({case, FailureCase.parse('view_drop:CAM_FRONT,CAM_BACK+fov:60'), clean}) == 2
+    assert str(FailureCase.parse('glare:all@2+fov:60')) == 'glare@2+fov:60'  # what a failure does without an argument
+    assert FailureCase.parse('view_drop:all') != 'view_drop'  # which must have one
 
 
 # What each failure does

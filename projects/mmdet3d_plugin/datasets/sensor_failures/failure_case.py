@@ -90,7 +90,7 @@ class FailureCase:
             failure = known.make(*[argument] * bool(colon), **(dict(severity=severity) if at else {}))
         except ValueError as error:
             refuse(error, error)
-        return CasePart(name, _same_number(argument), severity, failure)
+        return CasePart(name, '' if known.is_default(argument) else _same_number(argument), severity, failure)
 
     def __str__(self):
         return '+'.join(map(str, self.parts)) or CLEAN

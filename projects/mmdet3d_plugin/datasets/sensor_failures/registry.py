@@ -33,6 +33,10 @@ class RegisteredFailure(NamedTuple):
         """bool: whether there must be one."""
         return any(argument.default is argument.empty for argument in self._arguments)
 
+    def is_default(self, argument):
+        """Whether a text says as an argument what the failure does without one."""
+        return any(each.default == argument for each in self._arguments)
+
     @property
     def _arguments(self):
         parameters = inspect.signature(self.make).parameters
