@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.core.points import LiDARPoints
 
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
@@ -84,3 +85,17 @@ def test_sensors_that_are_not_there(tmp_path):
         rows.append(SheetRow('case', shot_of(part, 0), shot_of(part, 0), '', 'nothing lost'))
     page, = draw_contact_sheets(tmp_path / 'sheet', rows, 'title')
     assert cv2.imread(page) is not None
+
+
+def test_boxes_that_a_failure_made_or_emptied(tmp_path):
+    """They are drawn on the corrupted side, and nothing is drawn where there are none."""
+    shot = shot_of({'points': LiDARPoints(torch.zeros(1, 5), points_dim=5)}, 0)
+    lost = LiDARInstance3DBoxes(torch.tensor([[5.0, 5.0, 0.0, 8.0, 4.0, 2.0, 0.0]]))
+    pages = [next(draw_contact_sheets(tmp_path / name, [SheetRow('case', shot, shot, '', 'lost', boxes)], '', 20))
+             for name, boxes in (('with', lost), ('without', None))]
+    with_boxes, without = (cv2.imread(page).astype(int) for page in pages)
+    drawn = np.abs(with_boxes - (167, 121, 204)).sum(axis=2) < 60  # its color as BGR
+    height, width = drawn.shape
+    corrupted = drawn[:int(0.8 * height), width // 5:2 * width // 5]  # the second of four columns, without the legend
+    assert corrupted.sum() > 50 and drawn[:int(0.8 * height)].sum() == corrupted.sum()
+    assert not (np.abs(without - (167, 121, 204)).sum(axis=2) < 60).any()

@@ -2,6 +2,7 @@
 from typing import NamedTuple, Optional
 
 import numpy as np
+from mmdet3d.core.bbox import LiDARInstance3DBoxes
 
 from ..apis.failing_sensors import case_datasets, struck_sample
 from ..apis.inference import camera_names
@@ -26,13 +27,16 @@ class Shot(NamedTuple):
 
 
 class SheetRow(NamedTuple):
-    """A sample before and after a failure struck, the case, the camera's name, and what the failure's record says."""
+    """A sample before and after a failure struck, the case, the camera's name, and what the failure's record says: in
+    words, and the boxes in which LiDAR is gone or false, None without any.
+    """
 
     case: str
     clean: Shot
     struck: Shot
     camera: str
     description: str
+    lost: Optional[LiDARInstance3DBoxes] = None
 
 
 def shot_of(sample, view):
@@ -122,8 +126,10 @@ def sheet_rows(cfg, cases, index, camera=None, seed=0):
     for case, dataset in case_datasets(cfg, cases, seed):
         sample = struck_sample(dataset, index)
         view = chosen_view(sample['failure'], names, camera)
+        failure = sample['failure']
+        lost = LiDARInstance3DBoxes(failure.lost_boxes, origin=(0.5, 0.5, 0.5)) if len(failure.lost_boxes) else None
         yield SheetRow(str(case), shot_of(clean, view), shot_of(sample, view), names[view],
-                       describe_failure(sample['failure'], names))
+                       describe_failure(failure, names), lost)
 
 
 def draw_contact_sheets(prefix, rows, title, limit=54.0, boxes=None):
@@ -134,7 +140,8 @@ def draw_contact_sheets(prefix, rows, title, limit=54.0, boxes=None):
         rows (Iterable[SheetRow]): one for each case.
         title (str): of every page.
         limit (float): half the side of the square that is shown from above, m.
-        boxes (LiDARInstance3DBoxes | None): ground truth, which no failure moves.
+        boxes (LiDARInstance3DBoxes | None): ground truth, which no failure moves. Boxes in which a failure lost the
+            LiDAR are drawn on the corrupted side alone.
 
     Yields:
         str: a page that was written.
@@ -154,22 +161,23 @@ def _draw_page(path, rows, title, limit, boxes):
     figure = new_figure((15, 3.3 * len(rows) + 0.8), dpi=100)
     figure.suptitle(title)
     grid = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(1, 1, 1.5, 1.5))
-    handles = []
+    handles = {}
     for axes, row in zip(grid, rows):
-        for place, shot, state in ((0, row.clean, 'clean'), (1, row.struck, row.case)):
+        for place, shot, state, lost in ((0, row.clean, 'clean', None), (1, row.struck, row.case, row.lost)):
             bev, view = axes[place], axes[place + 2]
             if shot.points is None:
                 bev.set_axis_off()
             else:
-                handles = draw_frame_bev(bev, shot.points, boxes, limit=limit, counts=False)
+                drawn = draw_frame_bev(bev, shot.points, boxes, limit=limit, counts=False, lost=lost)
+                handles.update((handle.get_label(), handle) for handle in drawn)
                 bev.set(xlabel='', ylabel='', xlim=(-limit, limit), ylim=(-limit, limit))
                 bev.tick_params(labelsize=6)
             if shot.image is None:
                 view.set_axis_off()
             else:
-                draw_frame_view(view, shot.image, shot.lidar2img, boxes)
+                draw_frame_view(view, shot.image, shot.lidar2img, boxes, lost=lost)
                 view.set_title(f'{row.camera}, {state}', fontsize=9)
             bev.set_title(state if not place else f'{state}\n{row.description}', fontsize=9)
-    legend_below(figure, handles)
+    legend_below(figure, list(handles.values()))
     save_figure(figure, path)
     return path

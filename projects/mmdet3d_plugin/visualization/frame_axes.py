@@ -9,12 +9,14 @@ from .box_labels import add_box_label
 
 # Okabe and Ito's palette, told apart with all common forms of color blindness; in gray the line styles differ.
 BOX_STYLES = {'ground truth': dict(colors='#56B4E9', linestyles='solid'),
-              'detections': dict(colors='#D55E00', linestyles=(0, (4, 1.5)))}
+              'detections': dict(colors='#D55E00', linestyles=(0, (4, 1.5))),
+              'LiDAR gone or false': dict(colors='#CC79A7', linestyles=(0, (1, 1)))}
 POINT_COLOR = '#8C8C8C'
 _CAMERA_GRID = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT')
 
 
-def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0, counts=True, labels=()):
+def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0, counts=True, labels=(),
+                   lost=None):
     """Draw LiDAR points, boxes with a line to their front and the ego vehicle from above; set range, labels and grid.
 
     Args:
@@ -25,6 +27,7 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
         limit (float): half the side of the square that is shown, in meters; boxes beyond it make it larger.
         counts (bool): say in the legend how many boxes there are.
         labels (Sequence[str]): written beside the detections, one each, see `detection_labels`; none without.
+        lost (LiDARInstance3DBoxes): those in which a failure lost the LiDAR; None leaves them out.
 
     Returns:
         list: handles for a legend.
@@ -35,7 +38,7 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
         Line2D([], [], marker='.', color=POINT_COLOR, linestyle='none', label='LiDAR points'),
         Line2D([], [], marker='^', color='black', linestyle='none', label='ego vehicle, facing +y')
     ]
-    for name, boxes, style in _layers(ground_truth, detections):
+    for name, boxes, style in _layers(ground_truth, detections, lost):
         corners = boxes.corners.cpu().numpy()[:, BOTTOM, :2]  # (N, 4, 2)
         limit = max(limit, np.abs(corners).max(initial=0) + 1)
         front = corners[:, 2:].mean(axis=1)  # (N, 2)
@@ -51,18 +54,18 @@ def draw_frame_bev(axes, points, ground_truth=None, detections=None, limit=54.0,
     return handles
 
 
-def draw_frame_view(axes, image, lidar2img, ground_truth=None, detections=None, labels=()):
+def draw_frame_view(axes, image, lidar2img, ground_truth=None, detections=None, labels=(), lost=None):
     """Draw one camera image with projected boxes.
 
     Args:
         axes (matplotlib.axes.Axes): to draw into.
         image (np.ndarray): (H, W, 3) RGB or (H, W) gray, uint8.
         lidar2img (np.ndarray): (4, 4) matrix from LiDAR to the pixels of this image.
-        ground_truth, detections, labels: see `draw_frame_bev`.
+        ground_truth, detections, labels, lost: see `draw_frame_bev`.
     """
     axes.imshow(image, cmap='gray', vmin=0, vmax=255)
     height, width = image.shape[:2]
-    for name, boxes, style in _layers(ground_truth, detections):
+    for name, boxes, style in _layers(ground_truth, detections, lost):
         segments = project_edges(boxes.corners.cpu().numpy(), lidar2img)
         outline = withStroke(linewidth=2.0, foreground='black', alpha=0.5)  # for pale surfaces
         axes.add_collection(LineCollection(segments, linewidths=1.1, path_effects=[outline], **style))
@@ -111,8 +114,8 @@ def camera_grid(names):
     return order, -(-len(names) // columns), columns
 
 
-def _layers(ground_truth, detections):
-    layers = zip(BOX_STYLES, (ground_truth, detections), BOX_STYLES.values())
+def _layers(ground_truth, detections, lost=None):
+    layers = zip(BOX_STYLES, (ground_truth, detections, lost), BOX_STYLES.values())
     return [layer for layer in layers if layer[1] is not None]
 
 
