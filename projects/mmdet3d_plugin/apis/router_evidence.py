@@ -10,9 +10,11 @@ from mmcv.parallel import collate
 
 from ..hooks.transform_epoch_hook import set_epoch
 from ..models.utils.aqr.looks import Looks
-from ..models.utils.aqr.supervision import RoutingTargets, routing_targets
+from ..models.utils.aqr.supervision import RoutingTargets, paying_targets, places_to_distrust, routing_targets
+from ..models.utils.token_layout import MODALITIES
 from ..utils.record_file import read_record, write_record
 from .distributed import default_device, on_default_device
+from .distrust_benefits import distrust_benefits
 
 _LOOKS = ('lidar_states', 'camera_states', 'lidar_logits', 'camera_logits')
 
@@ -22,7 +24,8 @@ class EvidenceStore(torch.utils.data.Dataset):
 
     Rows: ``lidar_states``, ``camera_states`` (Q, C) and ``lidar_logits``, ``camera_logits`` (Q, K), in half precision;
     ``seen`` (Q, V), ``lidar_lost``, ``cameras_lost``, ``is_known`` (Q,) and ``has_target`` (Q, 2), bool; ``sample`` ()
-    the index in the dataset.
+    the index in the dataset. With benefits also ``touched`` (2,) bool, the failure changed LiDAR's, the cameras' data,
+    and ``benefits`` (2,), see :func:`distrust_benefits`.
 
     Args:
         folder (str | Path): of one store; created.
@@ -83,14 +86,22 @@ def looks_of(batch):
     return Looks(*(batch[name] for name in _LOOKS))
 
 
-def targets_of(batch, targets):
-    """``RoutingTargets`` of a batch of rows; ``targets`` is a function of ``TARGETS``."""
+def targets_of(batch, targets, least_benefit=None):
+    """``RoutingTargets`` of a batch of rows.
+
+    Args:
+        batch (dict): of the rows.
+        targets (Callable): of ``TARGETS``.
+        least_benefit (float | None): takes :func:`paying_targets` instead; the rows need benefits.
+    """
     lidar_lost, cameras_lost = batch['lidar_lost'], batch['cameras_lost']
+    if least_benefit is not None:
+        return paying_targets(lidar_lost, cameras_lost, batch['touched'], batch['benefits'], least_benefit)
     return RoutingTargets(lidar_lost, cameras_lost, targets(lidar_lost, cameras_lost), batch['is_known'],
                           batch['has_target'])
 
 
-def collect_evidence(model, dataset, store, seed, workers, samples_per_batch, save_every=64):
+def collect_evidence(model, dataset, store, seed, workers, samples_per_batch, save_every=64, benefits=False):
     """Look at samples of a training dataset until a store is full.
 
     Samples come in a random order, all of them once before any comes again. A row depends on ``seed`` and its number
@@ -104,6 +115,7 @@ def collect_evidence(model, dataset, store, seed, workers, samples_per_batch, sa
         workers (int): processes that load.
         samples_per_batch (int): for the detector.
         save_every (int): samples; as many at most are looked at again after an interruption.
+        benefits (bool): rows have ``touched`` and ``benefits``, too, for which the detector decodes three times.
 
     Raises:
         ValueError: samples whose metas lack the failure record, or what blank images need.
@@ -120,7 +132,7 @@ def collect_evidence(model, dataset, store, seed, workers, samples_per_batch, sa
             _SeededRows(dataset, order, rows, seed), batch_size=samples_per_batch, num_workers=workers,
             collate_fn=partial(collate, samples_per_gpu=samples_per_batch))
         for batch in loader:
-            for case, arrays in _rows(model, batch):
+            for case, arrays in _rows(model, batch, benefits):
                 store.append(case, dict(arrays, sample=order[len(store)]))
                 if len(store) % save_every == 0 or len(store) == store.rows:
                     store.save()
@@ -147,16 +159,23 @@ class _SeededRows(torch.utils.data.Dataset):
 
 
 @torch.no_grad()
-def _rows(model, batch):
+def _rows(model, batch, benefits):
     """Pairs (case, arrays) of the samples of a batch."""
     batch = on_default_device(batch)
     points, img, metas = (batch[name] for name in ('points', 'img', 'img_metas'))
     head = model.pts_bbox_head
     img_feats, pts_feats = model.extract_feat(points, img, metas)
-    evidence = head.router_evidence(pts_feats, img_feats, metas, model.blank_features(points, img, metas))
+    blank_feats = model.blank_features(points, img, metas)
+    evidence = head.router_evidence(pts_feats, img_feats, metas, blank_feats)
     targets = routing_targets(evidence, metas, head.pc_range, head.bev_cell_size, head.aqr_options.targets)
     arrays = {name: getattr(evidence.looks, name) for name in _LOOKS}
     arrays.update(seen=evidence.projections.pts_pers_valid, lidar_lost=targets.lidar_lost,
                   cameras_lost=targets.cameras_lost, is_known=targets.is_known, has_target=targets.has_target)
+    if benefits:
+        places = places_to_distrust(targets.lidar_lost, targets.cameras_lost)
+        arrays['benefits'] = distrust_benefits(
+            head, (pts_feats, img_feats, blank_feats), metas, evidence.projections, places)
+        arrays['touched'] = torch.tensor([[sensor in meta['failure'].changed for sensor in MODALITIES]
+                                          for meta in metas])
     for index, meta in enumerate(metas):
         yield meta['failure'].case, {name: value[index].cpu().numpy() for name, value in arrays.items()}

@@ -3,6 +3,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class RouterTraining:
         batch (int): samples a step.
         iters (int): steps.
         lr, weight_decay (float): of AdamW; the rate rises and falls once (one-cycle).
+        least_benefit (float | None): None teaches distrust wherever a failure lost a sensor. A number >= 0 teaches it
+            where it lowers the detection loss of the sample by more (:func:`paying_targets`).
 
     Raises:
         ValueError: for numbers out of range.
@@ -58,6 +61,7 @@ class RouterTraining:
     iters: int = 1500
     lr: float = 1e-3
     weight_decay: float = 0.01
+    least_benefit: Optional[float] = None
 
     def __post_init__(self):
         for name in ('samples', 'batch', 'iters'):
@@ -66,6 +70,13 @@ class RouterTraining:
             check_factor(f'router_training.{name}', getattr(self, name))
         if not 0 <= self.held_out < 1:
             raise ValueError(f'router_training.held_out must be in [0, 1), got {self.held_out}')
+        if self.least_benefit is not None:
+            check_factor('router_training.least_benefit', self.least_benefit)
+
+    @property
+    def needs_benefits(self):
+        """bool: evidence has to say where distrust pays."""
+        return self.least_benefit is not None
 
 
 def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=False, evidence=None):
@@ -107,11 +118,13 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     if not getattr(router, 'needs_looks', False):
         raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
                          f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
-    key = content_key(_what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed)
+    key = content_key(_what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
+                      *['benefits'] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
     with run_lock(work_dir), run_lock(evidence):
         store = EvidenceStore(evidence, settings.samples, key)
-        collect_evidence(model, dataset, store, cfg.seed, workers, cfg.data.get('samples_per_gpu', 1))
+        collect_evidence(model, dataset, store, cfg.seed, workers, cfg.data.get('samples_per_gpu', 1),
+                         benefits=settings.needs_benefits)
         scenes = scene_numbers(dataset)[store.column('sample')]
         held_out = _held_out(scenes, settings.held_out, cfg.seed)
         _learn(model, store, held_out, settings, cfg, work_dir)
@@ -145,22 +158,23 @@ def _held_out(scenes, share, seed):
 class _Learner(nn.Module):
     """A router as mmcv's runner trains it, on rows of evidence."""
 
-    def __init__(self, router, targets):
+    def __init__(self, router, targets, least_benefit):
         super().__init__()
-        self.router, self.targets = router, targets
+        self.router, self.targets, self.least_benefit = router, targets, least_benefit
 
     def train_step(self, batch, optimizer=None):
         """Loss of a batch of rows."""
         batch = {name: value.to(next(self.router.parameters()).device) for name, value in batch.items()}
         has_say = torch.ones_like(batch['lidar_lost'])
         lidar, camera = self.router.judge(looks_of(batch), batch['seen'], has_say).float().sigmoid().unbind(-1)
-        loss = routing_loss(lidar, camera, targets_of(batch, self.targets), has_say)
+        targets = targets_of(batch, self.targets, self.least_benefit)
+        loss = routing_loss(lidar, camera, targets, has_say)
         return dict(loss=loss, log_vars=dict(loss_aqr=loss.item()), num_samples=len(has_say))
 
 
 def _learn(model, store, held_out, settings, cfg, work_dir):
     head = model.pts_bbox_head
-    learner = _Learner(head.aqr_router, TARGETS[head.aqr_options.targets]).to(default_device())
+    learner = _Learner(head.aqr_router, TARGETS[head.aqr_options.targets], settings.least_benefit).to(default_device())
     rows = torch.utils.data.Subset(store, np.flatnonzero(~held_out).tolist())
     loader = torch.utils.data.DataLoader(rows, settings.batch, shuffle=True, drop_last=len(rows) >= settings.batch,
                                          generator=torch.Generator().manual_seed(cfg.seed))

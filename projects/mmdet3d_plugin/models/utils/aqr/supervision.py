@@ -1,5 +1,5 @@
 """Where the router should have moved weight: targets from simulated failures (docs/design.md, "Supervision")."""
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from mmdet.core import reduce_mean
@@ -18,6 +18,7 @@ class RoutingTargets(NamedTuple):
         is_known: (B, Q) bool, False in samples whose failure is graded: where it struck is not known.
         has_target: (B, Q, 2) bool, the weight is taught. Of a graded failure that changed one sensor, trust in the
             other one is; preference needs to know both.
+        importance: (B, Q, 2) factors >= 0 of the loss, None for equal ones.
     """
 
     lidar_lost: torch.Tensor
@@ -25,6 +26,7 @@ class RoutingTargets(NamedTuple):
     weights: torch.Tensor
     is_known: torch.Tensor
     has_target: torch.Tensor
+    importance: Optional[torch.Tensor] = None
 
 
 def preference_targets(lidar_lost, cameras_lost):
@@ -42,6 +44,47 @@ def trust_targets(lidar_lost, cameras_lost):
 # Ways from what is lost, (B, Q) bool each, to the weights (B, Q, 2) to aim at. Trust goes with the map 'log_gate',
 # which leaves a sensor of weight 1 alone; the linear map would bias both sensors there.
 TARGETS = dict(preference=preference_targets, trust=trust_targets)
+
+
+def places_to_distrust(lidar_lost, cameras_lost):
+    """Where a sensor could be distrusted: where it is lost, or, where a sample has lost it nowhere, everywhere.
+
+    Args:
+        lidar_lost, cameras_lost (Tensor): (B, Q) bool.
+
+    Returns:
+        Tensor: (B, Q, 2) bool.
+    """
+    lost = torch.stack([lidar_lost, cameras_lost], dim=-1)
+    return lost | ~lost.any(dim=1, keepdim=True)
+
+
+def paying_targets(lidar_lost, cameras_lost, touched, benefits, least):
+    """Trust where distrust would not pay (docs/design.md, "Trust that pays").
+
+    A sensor is to be distrusted, in its places (:func:`places_to_distrust`), if a failure touched it and this lowers
+    the detection loss by more than ``least``; of both sensors, the one where it lowers it more. The importance of a
+    sample is the fourth root of what a wrong verdict would cost: by the cost itself, which spans three orders, a router
+    learns from few samples alone and slowly.
+
+    Args:
+        lidar_lost, cameras_lost (Tensor): (B, Q) bool.
+        touched (Tensor): (B, 2) bool, the failure changed data of LiDAR, of the cameras.
+        benefits (Tensor): (B, 2), see ``distrust_benefits``.
+        least (float): >= 0.
+
+    Returns:
+        RoutingTargets: with a target everywhere.
+    """
+    beyond = benefits - least  # (B, 2)
+    pays = touched & (beyond > 0) & (beyond == beyond.amax(dim=1, keepdim=True))
+    places = places_to_distrust(lidar_lost, cameras_lost)  # (B, Q, 2)
+    weights = 1 - (places & pays.unsqueeze(1)).float()
+    # A benefit in a sensor that nothing touched is chance.
+    stake = torch.where(touched | (beyond < 0), beyond.abs(), 0) ** 0.25  # (B, 2)
+    everywhere = torch.ones_like(places)
+    return RoutingTargets(lidar_lost, cameras_lost, weights, everywhere[..., 0], everywhere,
+                          stake.unsqueeze(1).expand_as(weights))
 
 
 @torch.no_grad()
@@ -90,7 +133,7 @@ def _has_target(is_known, unchanged, targets):
 
 @full_precision
 def routing_loss(lidar_weights, camera_weights, targets, is_supervised):
-    """Binary cross entropy of both weights, mean over the supervised queries of all processes.
+    """Binary cross entropy of both weights, mean over the supervised queries of all processes, by their importance.
 
     Where the target is 0.5 its least value is log 2, at a weight of 0.5.
 
@@ -104,8 +147,9 @@ def routing_loss(lidar_weights, camera_weights, targets, is_supervised):
     """
     counts = is_supervised.unsqueeze(-1) & targets.has_target  # (B, Q, 2)
     weights = torch.stack([lidar_weights, camera_weights], dim=-1).float()  # (B, Q, 2)
+    factors = counts.float() if targets.importance is None else targets.importance * counts
     losses = F.binary_cross_entropy(weights, targets.weights.to(weights), reduction='none')
     # Mean over processes of sum over own queries: together with the mean that distributed training takes of the
     # gradients it is the mean over all queries.
-    total = reduce_mean(counts.sum().float()).clamp(min=1e-6)  # less than 1 where few of many processes have queries
-    return torch.where(counts, losses, 0).sum() / total
+    total = reduce_mean(factors.sum()).clamp(min=1e-6)  # less than 1 where few of many processes have queries
+    return (losses * factors).sum() / total
