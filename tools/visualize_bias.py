@@ -89,11 +89,13 @@ def write_report(args, model, datasets, tokens):
             queries = choose_queries(snapshots) if args.queries is None else args.queries
             yield f'{"sample" if args.frame is None else "frame"} {index}', snapshots, queries
 
+    options = model.pts_bbox_head.aqr_options
     progress = mmcv.ProgressBar(len(tokens) * len(datasets))
     with routing_recording(args.rrd) as record:
         report = write_bias_report(args.out, f'What the router of {osp.basename(args.config)} does',
                                    report_facts(args, model.pts_bbox_head, tokens), samples(), progress.update,
-                                   f'{osp.basename(args.config)} + {osp.basename(args.checkpoint)}')
+                                   f'{osp.basename(args.config)} + {osp.basename(args.checkpoint)}',
+                                   options.weight_map, options.stand_ins is True)
     print(f'\npictures are in {args.out}; {report} holds them all'
           + f'; the recording is {args.rrd}' * (args.rrd is not None))
 

@@ -72,7 +72,7 @@ def test_from_baseline_to_tables(make_ablation, monkeypatch):
     assert marks() == before and len(before) > 10
 
 
-def test_routers_on_detectors_that_stay(make_ablation, tmp_path):
+def test_routers_on_detectors_that_stay(make_ablation, monkeypatch, tmp_path):
     """Arms that train a router or nothing, and that start from another arm; routers share what the detector shows."""
     arms = 'untouched', 'plug_in', 'no_stand_ins', 'no_conference'
     options = {**make_ablation().arm_options, 'router_training.samples': 8, 'router_training.iters': 2}
@@ -80,7 +80,14 @@ def test_routers_on_detectors_that_stay(make_ablation, tmp_path):
                              jobs=2)
     ablation.plan.arms['no_conference'] = replace(ablation.plan.arms['no_conference'], against='plug_in')
     assert ablation.run() == []
+    drawn = []
+    monkeypatch.setattr('projects.mmdet3d_plugin.experiments.ablation.draw_ablation',
+                        lambda *given: drawn.append(given))
     text = ablation.report()
+    (_, differences, _, reference), = drawn
+    assert list(differences) == ['+ router', '+ router, without stand-ins',
+                                 '+ router, nobody confers (against + router)']
+    assert reference == 'CMT, or to the arm named by "against"'
 
     results = {arm: read_record(tmp_path / f'{arm}_seed0/result.json')['tests'] for arm in arms}
     assert set(results['plug_in']['lidar_turn:10']) == {'learned', 'off', 'oracle'}

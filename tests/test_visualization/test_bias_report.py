@@ -1,8 +1,10 @@
 """The tables of the router's report, against plain means; what each sensor alone shows is in them."""
 import numpy as np
 import pytest
+import torch
 
-from projects.mmdet3d_plugin.visualization.bias_report import describe_query, draw_sample
+from projects.mmdet3d_plugin.models.utils.weight_maps import WEIGHT_MAPS, make_weight_map
+from projects.mmdet3d_plugin.visualization.bias_report import describe_query, draw_sample, introduction
 from projects.mmdet3d_plugin.visualization.html_report import Table
 from tests.tiny_snapshot import CAMERAS, make_snapshot
 
@@ -47,3 +49,15 @@ def test_a_router_that_does_not_look(tmp_path, local):
     row = row_of(tables(tmp_path, snapshot)[2])
     assert not any('alone' in name for name in row) and row['to stand-ins'] == '0.0%'
     assert 'alone' not in describe_query(snapshot, 4)
+
+
+@pytest.mark.parametrize('weight_map', WEIGHT_MAPS)
+@pytest.mark.parametrize('stand_ins', [False, True])
+def test_the_introduction_says_what_weights_above_one_half_do(weight_map, stand_ins):
+    """As the map itself does."""
+    text = ' '.join(introduction(weight_map, stand_ins))
+    draws = make_weight_map(weight_map)(torch.tensor([0.9]), 5.0).item() > 0
+    assert ('above 0 a query is drawn to the tokens' in text) == draws
+    assert ('all weights from 0.5 up give no bias' in text) == (not draws)
+    assert ('goes to its stand-ins, the tokens that the sensor gives when it shows nothing' in text) == stand_ins
+    assert weight_map == 'linear' or f'By the map "{weight_map}"' in text

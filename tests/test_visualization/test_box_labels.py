@@ -6,7 +6,7 @@ import pytest
 from matplotlib.text import Text
 
 from projects.mmdet3d_plugin.visualization.box_labels import add_box_label, spread_box_labels
-from projects.mmdet3d_plugin.visualization.figures import new_figure, save_figure
+from projects.mmdet3d_plugin.visualization.figures import figure_pixels, new_figure, save_figure
 
 
 def extents(axes):
@@ -27,9 +27,9 @@ def labeled(places, name='construction vehicle', size=(6, 6)):
 
 
 @pytest.mark.parametrize('places', [
-    [(0.5, 0.5)] * 10, [(0.99, 0.99)] * 3, [(0.001, 0.001)] * 3,
+    [(0.5, 0.5)] * 10, [(1.0, 0.5)] * 5, [(0.99, 0.99)] * 3, [(0.001, 0.001)] * 3,
     [(0.3 + 0.01 * step, 0.4 + 0.015 * step) for step in range(11)], np.random.default_rng(0).uniform(0, 1, (30, 2))],
-    ids=['one place', 'upper right corner', 'lower left corner', 'a row of barriers', 'anywhere'])
+    ids=['one place', 'right border', 'upper right corner', 'lower left corner', 'a row of barriers', 'anywhere'])
 def test_labels_keep_off_each_other_within_the_axes(places):
     axes = labeled(places)
     before = extents(axes)
@@ -39,13 +39,22 @@ def test_labels_keep_off_each_other_within_the_axes(places):
     assert collisions(axes) == 0
     for own, box in zip(before, after):
         assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
-        assert abs(box.y0 - own.y0) <= 12 * own.height + 1 and abs(box.x0 - own.x0) <= own.width + 1
+        assert abs(box.y0 - own.y0) <= 12 * own.height + 1 and abs(box.x0 - own.x0) <= own.width + 4  # two gaps
 
 
 def test_a_label_with_room_stays_beside_its_place():
     axes = labeled([(0.2, 0.2), (0.2, 0.8)])
     spread_box_labels(axes.figure)
     assert [text.get_position() for text in axes.texts] == [(1, 1), (1, 1)]
+
+
+def test_lines_of_labels_without_room_end_at_the_border():
+    """Nothing of their color lies outside the axes, where there is room to all sides."""
+    axes = labeled([(1.0, 0.5)] * 40, size=(4, 4))
+    axes.figure.set_layout_engine('none')
+    axes.set_position([0.3, 0.3, 0.4, 0.4])
+    brownish = np.ptp(figure_pixels(axes.figure).astype(int), axis=-1) > 20
+    assert brownish[:, :int(axes.bbox.x1)].any() and not brownish[:, int(axes.bbox.x1) + 2:].any()
 
 
 def test_numbers_of_queries_are_not_hidden():

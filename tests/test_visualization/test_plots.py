@@ -71,3 +71,20 @@ def test_differences_lie_on_both_sides_of_zero_with_their_intervals(tmp_path):
     zero = (np.abs(panel - 0.4 * 255) < 5).all(axis=-1).sum(axis=0).argmax()  # the longest gray column
     assert worse.max() < zero < better.min()
     assert [file.name for file in tmp_path.iterdir()] == ['ablation.png']
+
+
+def intervals_of(number):
+    """Differences of so many arms in one case, 0.04 apart."""
+    return {f'arm {arm}': dict(clean=dict(mean=0.04 * arm, low=0.04 * arm, high=0.04 * arm)) for arm in range(number)}
+
+
+def test_more_arms_than_colors_are_all_drawn(tmp_path):
+    """The eighth has the first one's color at another place."""
+    draw_ablation(tmp_path / 'ablation.png', intervals_of(8), {'clean'}, 'CMT')
+    image = mmcv.imread(str(tmp_path / 'ablation.png'), channel_order='rgb').astype(int)
+    height, width = image.shape[:2]
+    panel = pixels_like(image, 0, 30)[height // 3:height * 3 // 4]  # without legend and labels
+    assert panel[:, width // 8:width // 3].any() and panel[:, width * 3 // 4:width * 19 // 20].any()
+    with pytest.raises(ValueError, match="at most 14 lines are told apart in one plot, got 15: .*'arm 14'"):
+        draw_ablation(tmp_path / 'more.png', intervals_of(15), {'clean'}, 'CMT')
+    assert [file.name for file in tmp_path.iterdir()] == ['ablation.png']

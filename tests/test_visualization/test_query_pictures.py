@@ -86,7 +86,8 @@ def test_titles_say_where_attention_goes():
                      for weights in (snapshot.lidar_weights, snapshot.camera_weights))
     assert bias.replace('−', '-') == f'bias on the scores: LiDAR {lidar:+.2f}, cameras {camera:+.2f}'
     gain = biased - unbiased
-    assert added.replace('−', '-') == f'what the bias adds: LiDAR {gain:+.1%}, cameras {-gain:+.1%}'
+    assert added.replace('−', '-') == (f'what the bias adds, percentage points: LiDAR {100 * gain:+.1f}, '
+                                        f'cameras {-100 * gain:+.1f}')
     folded = query_figure(make_snapshot(), QUERY).subfigs[1].get_suptitle().replace('−', '-')
     assert folded.endswith(f'; bias on all scores: LiDAR {lidar:+.2f}, cameras {camera:+.2f}')
 
@@ -102,7 +103,9 @@ def test_titles_name_what_goes_to_stand_ins():
     assert f': LiDAR {lidar:.1%}, cameras {cameras:.1%}, stand-ins {1 - lidar - cameras:.1%}; bias' in title
     added = query_figure(snapshot, QUERY).subfigs[2].get_suptitle().replace('−', '-')
     lidar, cameras = lidar - unbiased[0, :42].sum(), cameras - unbiased[0, 42:].sum()
-    assert added == f'what the bias adds: LiDAR {lidar:+.1%}, cameras {cameras:+.1%}, stand-ins {-lidar - cameras:+.1%}'
+    lidar, cameras = 100 * lidar, 100 * cameras
+    assert added == (f'what the bias adds, percentage points: LiDAR {lidar:+.1f}, cameras {cameras:+.1f}, '
+                     f'stand-ins {-lidar - cameras:+.1f}')
 
 
 @pytest.mark.parametrize('local', [False, True])

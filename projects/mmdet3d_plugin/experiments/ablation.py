@@ -263,10 +263,11 @@ class Ablation:
         write_csv(self.out / 'ablation.csv', summary.rows())
         if summary.intervals:
             labels = {str(case): case.label for case in self.plan.cases}
+            others = any(self.plan.reference(arm) != self.plan.fair for arm in summary.intervals)
             draw_ablation(self.out / 'ablation.png', {
-                self.plan.arms[arm].title: {labels[case]: interval for case, interval in intervals.items()}
+                summary.compared(arm): {labels[case]: interval for case, interval in intervals.items()}
                 for arm, intervals in summary.intervals.items()}, {labels[case] for case in seen & set(labels)},
-                self.plan.arms[self.plan.fair].title)
+                self.plan.arms[self.plan.fair].title + ', or to the arm named by "against"' * others)
         return text
 
     def _missing(self, arm, seed):
@@ -368,8 +369,8 @@ class _Summary:
                 "attention: share of the cross-attention, mean over layers, with (without) the router's weights.")
         return tables
 
-    def _compared(self, arm):
-        """Title of an arm in tables of differences."""
+    def compared(self, arm):
+        """Title of an arm in tables and pictures of differences."""
         own = self.plan.arms[arm]
         return own.title if own.against is None else f'{own.title} (against {self.plan.arms[own.against].title})'
 
@@ -389,7 +390,7 @@ class _Summary:
     def _differences(self):
         rows = []
         for arm, intervals in self.intervals.items():
-            row = dict(arm=self._compared(arm))
+            row = dict(arm=self.compared(arm))
             for case, interval in intervals.items():
                 text = f'{interval["mean"]:+.3f} [{interval["low"]:+.3f}, {interval["high"]:+.3f}]'
                 text = f'**{text}**' if interval['low'] > 0 or interval['high'] < 0 else text
@@ -408,7 +409,7 @@ class _Summary:
             return _nan_mean([self._record(seed, arm, case)[part][name] for seed in self.results
                               for case in self.cases if case != CLEAN])
 
-        return [dict(arm=self._compared(arm), **{
+        return [dict(arm=self.compared(arm), **{
             title: _signed(mean(arm, *place) - mean(self.plan.reference(arm), *place))
             for title, place in columns.items()})
                 for arm in self.arms if arm != self.plan.fair]

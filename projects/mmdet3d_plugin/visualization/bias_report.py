@@ -60,7 +60,7 @@ def draw_sample(folder, name, snapshots, queries, on_case=None, model=''):
     return sections
 
 
-def write_bias_report(folder, title, facts, samples, on_case=None, model=''):
+def write_bias_report(folder, title, facts, samples, on_case=None, model='', weight_map='linear', stand_ins=False):
     """Draw the pictures of all samples and write `report.html`, which holds them, beside them.
 
     Args:
@@ -69,6 +69,8 @@ def write_bias_report(folder, title, facts, samples, on_case=None, model=''):
         facts (Sequence[tuple[str, str]]): what it was made of, by name.
         samples (Iterable[tuple[str, list[RoutingSnapshot], list[int]]]): see `draw_sample`.
         on_case, model: see `draw_sample`.
+        weight_map (str): of ``WEIGHT_MAPS``, by which the router's weights become a bias.
+        stand_ins (bool): the decoder has stand-ins for distrusted sensors.
 
     Returns:
         Path: the report.
@@ -76,8 +78,18 @@ def write_bias_report(folder, title, facts, samples, on_case=None, model=''):
     sections = [section for name, snapshots, queries in samples
                 for section in draw_sample(folder, name, snapshots, queries, on_case, model)]
     path = Path(folder) / 'report.html'
-    write_report(path, title, facts, [Section('How to read this', 2, _INTRODUCTION), *sections])
+    write_report(path, title, facts, [Section('How to read this', 2, introduction(weight_map, stand_ins)), *sections])
     return path
+
+
+def introduction(weight_map, stand_ins):
+    """What the weights of a router are and what they do; arguments as of :func:`write_bias_report`.
+
+    Returns:
+        list[str]: paragraphs.
+    """
+    effect = _EFFECTS.get(weight_map, f'By the map "{weight_map}" the weights {_RISE}')
+    return [_ROUTER, f'{effect} {_FEATURES}', *[_STAND_INS] * stand_ins]
 
 
 def describe_query(snapshot, query):
@@ -161,14 +173,24 @@ def _bev_alt(name, snapshots):
     return f'Bird\'s-eye view of {name}. {"; beside it ".join(descriptions)}.'
 
 
-_INTRODUCTION = [
+_ROUTER = (
     'A detector with an adaptive query router looks for objects with queries, each of which starts from a place of its '
     'own (a dot). The router gives every query a LiDAR weight and a camera weight in [0, 1]; 0.5 is neutral. Its '
     'preference is the LiDAR weight minus the camera weight: green dots trust LiDAR more, purple ones the cameras, '
-    'white ones neither.',
-    'The weights become a bias on the scores of cross-attention: above 0 a query is drawn to the tokens of that '
-    'sensor, below 0 it is kept from them. Features stay as they are.',
-]
+    'white ones both alike.')
+_RISE = (
+    'become a bias on the scores of cross-attention, which rises with them and is 0 at 0.5: above 0 a query is drawn '
+    'to the tokens of that sensor, below 0 it is kept from them.')
+_EFFECTS = dict(
+    linear=f'The weights {_RISE}',
+    log_gate=(
+        'By the map "log_gate" a weight below 0.5 becomes a negative bias on the scores of cross-attention, which '
+        'keeps the query from the tokens of that sensor; all weights from 0.5 up give no bias and draw it nowhere. So '
+        'a dot may be colored and unbiased: its color shows weights, and a close look at a query its bias.'))
+_FEATURES = 'Features stay as they are.'
+_STAND_INS = (
+    'What a negative bias takes from a sensor goes to its stand-ins, the tokens that the sensor gives when it shows '
+    'nothing (black images, no points), and not to the other sensor.')
 _BEV_CAPTION = (
     'From above: LiDAR points, boxes with a line to their front, and every query at its reference point, in the color '
     'of its preference. Hatched: places where LiDAR lost its points; dotted: places all of whose cameras are lost.')

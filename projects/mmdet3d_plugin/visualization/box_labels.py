@@ -12,7 +12,8 @@ _REACH = 12  # lines that a label moves up or down at most
 
 def add_box_label(axes, text, place):
     """Write a text beside a place of axes; `spread_box_labels` finds the room for it."""
-    axes.annotate(text, place, xytext=(_GAP, _GAP), textcoords='offset points', **_STYLE)
+    label = axes.annotate(text, place, xytext=(_GAP, _GAP), textcoords='offset points', **_STYLE)
+    label.arrow_patch.set_clip_path(axes.patch)  # `clip_on` is for the text alone
 
 
 def spread_box_labels(figure):
@@ -35,9 +36,10 @@ def spread_box_labels(figure):
 def _settle(label, taken):
     """Move a label to the nearest free room; return what it covers (Bbox, pixels)."""
     frame, own = label.axes.bbox, Text.get_window_extent(label)  # an Annotation's own has its line, too
+    gap = _GAP * label.figure.dpi / 72  # pixels
     for lines in sorted(range(-_REACH, _REACH + 1), key=lambda lines: (abs(lines), -lines)):
-        for across in (0, -1):  # of its width
-            shift = across * own.width, lines * own.height
+        for across in (0, -own.width - 2 * gap):  # as far from the place on the left as on the right
+            shift = across, lines * own.height
             moved = own.translated(*shift)
             is_inside = frame.x0 <= moved.x0 and moved.x1 <= frame.x1 and frame.y0 <= moved.y0 and moved.y1 <= frame.y1
             if is_inside and not any(moved.overlaps(other) for other in taken):

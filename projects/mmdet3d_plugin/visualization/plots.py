@@ -17,7 +17,7 @@ def draw_ablation(path, differences, seen, fair):
         path (str | Path): picture to write; its suffix is the format.
         differences (dict[str, dict[str, dict]]): arm -> label of a case -> ``mean``, ``low`` and ``high``.
         seen (set[str]): labels of cases that training drew; the others are marked with a star.
-        fair (str): name of what the arms are compared with.
+        fair (str): what the arms are compared with.
     """
     cases = next(iter(differences.values()))
     _draw_differences(path, {case if case in seen else f'{case} *': {
@@ -37,8 +37,8 @@ def draw_growth(path, growth):
     figure = new_figure((4.2 * len(growth), 3.6))
     for axes, (quantity, points) in zip(figure.subplots(1, len(growth), squeeze=False)[0], growth.items()):
         values = [value for value, _ in points]
-        for name, (color, marker) in zip(points[0][1], LINE_STYLES):
-            axes.plot(values, [seconds[name] for _, seconds in points], color=color, marker=marker, label=name)
+        for name, style in _styles(points[0][1]).items():
+            axes.plot(values, [seconds[name] for _, seconds in points], label=name, **style)
         axes.set(xlabel=quantity, ylabel='forward + backward (s)', xticks=values, ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
@@ -93,8 +93,8 @@ def draw_sweep(path, scores):
     """
     figure = new_figure((3.4 * len(scores), 4.0))
     for axes, (score, lines) in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores.items()):
-        for (mode, points), (color, marker) in zip(lines.items(), LINE_STYLES):
-            axes.plot(*zip(*sorted(points)), color=color, marker=marker, label=mode)
+        for mode, style in _styles(lines).items():
+            axes.plot(*zip(*sorted(lines[mode])), label=mode, **style)
         strengths = sorted({strength for points in lines.values() for strength, _ in points})
         axes.margins(0.1)
         low, high = axes.get_ylim()
@@ -110,8 +110,8 @@ def draw_training_curves(path, panels):
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
-        panels (dict[str, dict[str, list]]): axis label -> {run: list of ``(iteration, value)``}, at most as many runs
-            as there are ``LINE_STYLES``; a run without points is left out of a panel.
+        panels (dict[str, dict[str, list]]): axis label -> {run: list of ``(iteration, value)``}, at most twice
+            as many runs as there are ``LINE_STYLES``; a run without points is left out of a panel.
     """
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -120,13 +120,12 @@ def draw_training_curves(path, panels):
     for axes in grid.flat[len(panels):]:
         axes.remove()
     runs = list(dict.fromkeys(run for lines in panels.values() for run in lines))
-    styles = dict(zip(runs, LINE_STYLES))
+    styles = _styles(runs)
     handles = {}
     for axes, (label, lines) in zip(grid.flat, panels.items()):
         for run, points in lines.items():
             if points:
-                color, marker = styles[run]
-                handles[run], = axes.plot(*zip(*points), color=color, marker=marker, markersize=4, linewidth=1.2,
+                handles[run], = axes.plot(*zip(*points), markersize=4, linewidth=1.2, **styles[run],
                                            markevery=max(1, len(points) // _MARKERS))
         axes.set(xlabel='iteration', ylabel=label)
         if all(value >= 0 for points in lines.values() for _, value in points):
@@ -136,17 +135,27 @@ def draw_training_curves(path, panels):
     save_figure(figure, path)
 
 
+def _styles(names):
+    """Name -> its color and marker, hollow from the eighth on, for `Axes.plot`; raises ValueError for too many names.
+    """
+    styles = [dict(color=color, marker=marker, fillstyle=fill) for fill in ('full', 'none')
+              for color, marker in LINE_STYLES]
+    if len(names) > len(styles):
+        raise ValueError(f'at most {len(styles)} lines are told apart in one plot, got {len(names)}: {list(names)}')
+    return dict(zip(names, styles))
+
+
 def _draw_differences(path, gains, xlabel):
     """Points with intervals: a line per case, a colour per way; ``gains`` as in :func:`draw_headroom`."""
     ways = list(next(iter(gains.values())))
     figure = new_figure((7.5, max(0.42, 0.12 * len(ways)) * len(gains) + 1.6))
     axes = figure.subplots()
     spread = np.linspace(-0.27, 0.27, len(ways)) if len(ways) > 1 else [0.0]
-    for way, (color, marker), shift in zip(ways, LINE_STYLES, spread):
+    for (way, style), shift in zip(_styles(ways).items(), spread):
         mean, low, high = ([case[way][name] for case in gains.values()] for name in ('mean', 'low', 'high'))
         place = np.arange(len(gains)) + shift
-        axes.hlines(place, low, high, color=color, linewidth=1.2)
-        axes.plot(mean, place, marker=marker, color=color, markersize=4, linestyle='none', label=way)
+        axes.hlines(place, low, high, color=style['color'], linewidth=1.2)
+        axes.plot(mean, place, markersize=4, linestyle='none', label=way, **style)
     axes.axvline(0, color='0.4', linewidth=1)
     axes.set(xlabel=xlabel, yticks=np.arange(len(gains)), yticklabels=list(gains), ylim=(len(gains) - 0.4, -0.6))
     axes.grid(axis='x', alpha=0.3)

@@ -70,7 +70,8 @@ def _rows(snapshot, query):
     gained = biased - unbiased
     first = f'attention without the bias, {layer}: {_in_words(without)}', unbiased, *colors
     second = f'attention with the bias, {layer}: {_in_words(with_bias)}'
-    third = (f'what the bias adds: {_in_words(with_bias - without, "+.1%")}', gained, _GAIN_MAP,
+    points = _in_words(100 * (with_bias - without), '+.1f')
+    third = (f'what the bias adds, percentage points: {points}', gained, _GAIN_MAP,
              signed_norm(np.abs(gained).max()), 'attention with − without the bias')
     if not snapshot.bias.is_local:
         return [first, (f'{second}; bias on all scores: {bias_words}', biased, *colors), third]
@@ -85,8 +86,10 @@ def _shares(attention, num_bev):
 
 
 def _in_words(shares, form='.1%'):
-    names = ('LiDAR', 'cameras', 'stand-ins')[:3 if abs(shares[2]) >= 5e-4 else 2]
-    return ', '.join(f'{name} {share:{form}}' for name, share in zip(names, shares)).replace(' -', ' −')
+    """Shares (3,), or differences of them, by name; stand-ins where they have any."""
+    words = [f'{share:{form}}' for share in shares]
+    names = ('LiDAR', 'cameras', 'stand-ins')[:3 if float(words[2].rstrip('%')) else 2]
+    return ', '.join(map(' '.join, zip(names, words))).replace(' -', ' −')
 
 
 def draw_token_bev(axes, snapshot, query, values, cmap, norm):
