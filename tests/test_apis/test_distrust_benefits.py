@@ -84,9 +84,13 @@ def test_a_failing_pass_gives_the_router_back(make_cfg, model):
     head = model.pts_bbox_head
     router = head.aqr_router
     feats, metas = features(model, build_dataset(make_cfg().data.train), [0])
-    with pytest.raises(TypeError):
-        distrust_benefits(head, feats, None, None, torch.ones(1, head.num_query, 2, dtype=torch.bool))
+    places = torch.ones(1, head.num_query, 2, dtype=torch.bool)
+    with pytest.raises(AttributeError):
+        distrust_benefits(head, feats, metas, None, places)
     assert head.aqr_router is router
+    meta = {name: value for name, value in metas[0].items() if name != 'gt_labels_3d'}
+    with pytest.raises(ValueError, match=r"Collect3D has not \['gt_labels_3d'\] among its meta_keys"):
+        distrust_benefits(head, feats, [meta], None, places)
 
 
 def test_a_lidar_of_another_scene_had_better_be_distrusted(make_cfg, repo_root, tmp_path):
@@ -109,5 +113,12 @@ def test_a_lidar_of_another_scene_had_better_be_distrusted(make_cfg, repo_root, 
 def test_a_least_benefit_that_is_none(make_cfg, repo_root, tmp_path, least):
     cfg = make_cfg(tmp_path / 'run', router_training=dict(least_benefit=least))
     with pytest.raises((ValueError, TypeError), match='router_training.least_benefit'):
+        train_router(cfg, str(repo_root / 'checkpoints/cmt_synthetic.pth'), 'plug_in.py')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_targets_that_do_not_go_with_it(make_cfg, repo_root, tmp_path):
+    cfg = make_cfg(tmp_path / 'run', **{'model.pts_bbox_head.aqr_targets': 'preference'})
+    with pytest.raises(ValueError, match="least_benefit needs model.pts_bbox_head.aqr_targets='trust'.*'preference'"):
         train_router(cfg, str(repo_root / 'checkpoints/cmt_synthetic.pth'), 'plug_in.py')
     assert not (tmp_path / 'run').exists()

@@ -43,7 +43,14 @@ def distrust_benefits(head, feats, img_metas, projections, places):
 
     Returns:
         Tensor: (B, 2) float32, above 0 where distrust of LiDAR, of the cameras, helps.
+
+    Raises:
+        ValueError: metas without ground truth.
     """
+    missing = {name for name in ('gt_bboxes_3d', 'gt_labels_3d') for meta in img_metas if name not in meta}
+    if missing:
+        raise ValueError(f'img_metas: what distrust is worth shows against ground truth, but Collect3D has not '
+                         f'{sorted(missing)} among its meta_keys')
     pts_feats, img_feats, blank_feats = feats
     losses = []
     for distrusted in (None, *range(len(MODALITIES))):

@@ -118,6 +118,10 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     if not getattr(router, 'needs_looks', False):
         raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
                          f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
+    targets = model.pts_bbox_head.aqr_options.targets
+    if settings.needs_benefits and targets != 'trust':
+        raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust', where a weight of "
+                         f'1 is what nobody doubts, got {targets!r}')
     key = content_key(_what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
                       *['benefits'] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
