@@ -40,7 +40,7 @@ def test_close_scores_are_told_apart(tmp_path):
     assert blue.max() - black[black < blue.min()].max() > len(column) / 4
 
 
-@pytest.mark.parametrize('panels, rows, columns', [(1, 1, 1), (3, 1, 3), (4, 2, 3), (6, 2, 3)])
+@pytest.mark.parametrize('panels, rows, columns', [(1, 1, 1), (3, 1, 3), (4, 2, 2), (5, 2, 3), (7, 3, 3)])
 def test_panels_of_training_curves(tmp_path, panels, rows, columns):
     lines = {'a': [(1, 1.0), (2, 2.0)], 'b': []}
     draw_training_curves(tmp_path / 'one.png', dict(loss=lines))
@@ -57,6 +57,16 @@ def test_a_run_keeps_its_color(tmp_path):
     image = mmcv.imread(str(tmp_path / 'x.png'), channel_order='rgb').astype(int)
     right = image[60:, image.shape[1] // 2:]
     assert pixels_like(right, 1, 30).sum() > 100
+
+
+def test_one_huge_value_does_not_hide_the_others(tmp_path):
+    """Lines at 100 and 10 behind a first value of 5000: a fifth of the picture lies between them."""
+    lines = {run: [(0, 5000.0), *((step, value) for step in range(1, 30))] for run, value in dict(a=100, b=10).items()}
+    draw_training_curves(tmp_path / 'norm.png', dict(norm=lines))
+    image = mmcv.imread(str(tmp_path / 'norm.png'), channel_order='rgb').astype(int)
+    column = image[60:, image.shape[1] * 3 // 4]  # (H, 3), through both lines, below the legend
+    black, blue = (pixels_like(column, number, 40).nonzero()[0] for number in (0, 1))
+    assert blue.min() - black.min() > len(column) / 5
 
 
 def test_differences_lie_on_both_sides_of_zero_with_their_intervals(tmp_path):

@@ -8,6 +8,7 @@ from .figures import LINE_STYLES, legend_above, new_figure, save_figure
 _LEAST_SPAN = 0.02  # of scores on an axis: less is noise
 _COLUMNS = 3  # panels of training curves beside each other
 _MARKERS = 15  # on a training curve
+_OUTLIER = 20  # times the median: beside such a value all others look like zero
 
 
 def draw_ablation(path, differences, seen, fair):
@@ -108,13 +109,15 @@ def draw_sweep(path, scores):
 def draw_training_curves(path, panels):
     """Draw one panel per number: its value against the iteration, a line per run (`tools/plot_training.py`).
 
+    Axes of numbers that are never negative begin at 0; they are logarithmic where a value dwarfs all others.
+
     Args:
         path (str | Path): picture to write; its suffix is the format.
         panels (dict[str, dict[str, list]]): axis label -> {run: list of ``(iteration, value)``}, at most twice
             as many runs as there are ``LINE_STYLES``; a run without points is left out of a panel.
     """
-    columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    rows = math.ceil(len(panels) / _COLUMNS)
+    columns = math.ceil(len(panels) / rows)
     figure = new_figure((4.2 * columns, 2.9 * rows + 0.4))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels):]:
@@ -128,7 +131,10 @@ def draw_training_curves(path, panels):
                 handles[run], = axes.plot(*zip(*points), markersize=4, linewidth=1.2, **styles[run],
                                            markevery=max(1, len(points) // _MARKERS))
         axes.set(xlabel='iteration', ylabel=label)
-        if all(value >= 0 for points in lines.values() for _, value in points):
+        values = [value for points in lines.values() for _, value in points]
+        if values and min(values) > 0 and max(values) > _OUTLIER * np.median(values):
+            axes.set_yscale('log')
+        elif all(value >= 0 for value in values):
             axes.set_ylim(bottom=0)  # a difference looks as large as it is
         axes.grid(alpha=0.3)
     legend_above(figure, list(handles.values()), handles)
