@@ -1,5 +1,7 @@
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -97,3 +99,11 @@ class TestLoadConfig:
         for path in paths:
             assert load_config(path).model.type == 'CmtDetector'
         assert not caplog.records
+
+
+def test_threads_read_side_by_side(repo_root):
+    """As the ablation does; mmcv finds no temporary module where another thread has one."""
+    paths = [repo_root / 'configs' / name for name in ('cmt_aqr_plug_in_synthetic.py', 'cmt_synthetic_lies.py')] * 5
+    with ThreadPoolExecutor(6) as pool:
+        configs = list(pool.map(load_config, paths))
+    assert [Path(cfg.filename) for cfg in configs] == paths

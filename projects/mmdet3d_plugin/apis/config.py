@@ -3,6 +3,7 @@ import difflib
 import importlib
 import logging
 import re
+import threading
 from pathlib import Path
 
 from mmcv import Config
@@ -37,6 +38,9 @@ _KNOWN_KEYS = {
 # What is read of `model.train_cfg.pts` and `model.test_cfg.pts`: published configs have more there, without any effect.
 _READ = {'assigner', 'code_weights', 'out_size_factor', 'pc_range', 'point_cloud_range', 'voxel_size'}
 
+# mmcv reads a config as a module in a temporary folder on sys.path, where another thread's module is not found.
+_READING = threading.Lock()
+
 
 def load_config(path, options=None):
     """Read a config, merge options into it and import the plugin that it names.
@@ -59,9 +63,10 @@ def load_config(path, options=None):
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config file not found: {path}')
-    cfg = Config.fromfile(str(path), import_custom_modules=False)
+    with _READING:
+        cfg = Config.fromfile(str(path), import_custom_modules=False)
+        refuse_overridden_variables(path, _KNOWN_KEYS[''])
     _import_custom_modules(cfg)
-    refuse_overridden_variables(path, _KNOWN_KEYS[''])
     refuse_variables(cfg, options or {}, _KNOWN_KEYS[''])
     _check_options(cfg, options or {})
     _refuse_unread_options(cfg, options or {})

@@ -120,8 +120,8 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
                          f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
     targets = model.pts_bbox_head.aqr_options.targets
     if settings.needs_benefits and targets != 'trust':
-        raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust', where a weight of "
-                         f'1 is what nobody doubts, got {targets!r}')
+        raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust', where a weight "
+                         f'of 1 is what nobody doubts, got {targets!r}')
     key = content_key(_what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
                       *['benefits'] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
