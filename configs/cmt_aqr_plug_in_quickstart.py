@@ -1,5 +1,5 @@
-# The quickstart: a conferring router from few samples of the small set, on a detector that never saw them. It learns what
-# the failures' records say, for which the detector decodes nothing.
+# The quickstart: a conferring router from few samples of the small set, on a detector that never saw them. It learns
+# what the failures' records say, for which the detector decodes nothing.
 _base_ = './cmt_aqr_plug_in_synthetic.py'
 data_root = 'data/nuscenes_synthetic/'
 train_infos = data_root + 'nuscenes_infos_train.pkl'
