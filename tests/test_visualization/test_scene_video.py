@@ -15,7 +15,7 @@ def test_the_video_shows_its_frames(tmp_path):
                               tmp_path / 'frames')
     pictures = [mmcv.imread(str(path)) for path in sorted((tmp_path / 'frames').iterdir())]
     video = mmcv.VideoReader(str(tmp_path / 'a.mp4'))
-    assert count == video.frame_cnt == len(pictures) == 3 and video.fps == 4 and video.resolution == (1920, 1080)
+    assert count == video.frame_cnt == len(pictures) == 3 and video.fps == 4 and video.resolution == (1920, 860)
     distance = [[np.abs(shown.astype(int) - picture).mean() for picture in pictures] for shown in video]
     assert (np.argmin(distance, axis=1) == range(3)).all()
     assert np.diag(distance).max() < 0.5 * np.sort(distance, axis=1)[:, 1].min()

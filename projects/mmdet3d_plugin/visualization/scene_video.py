@@ -12,7 +12,7 @@ from .routing_pictures import caption, draw_routing_bev, draw_routing_view
 
 # VP9 in MP4: browsers play it, and OpenCV's wheels have its encoder; they have none for H.264.
 _CODEC = 'vp09'
-_SIZE = 19.2, 10.8  # inches of 100 dots: even numbers of pixels, as the codec wants them
+_SIZE = 19.2, 8.6  # inches of 100 dots: even numbers of pixels, as the codec wants them
 _FRAME = '{:06d}.png'
 
 
