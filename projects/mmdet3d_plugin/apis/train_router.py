@@ -114,14 +114,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     model = build_trained_model(cfg, checkpoint, trust_checkpoint=trust_checkpoint, classes=dataset.CLASSES,
                                 new_router=True)
     model.CLASSES = dataset.CLASSES
-    router = getattr(model.pts_bbox_head, 'aqr_router', None)
-    if not getattr(router, 'needs_looks', False):
-        raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
-                         f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
-    targets = model.pts_bbox_head.aqr_options.targets
-    if settings.needs_benefits and targets != 'trust':
-        raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust', where a weight "
-                         f'of 1 is what nobody doubts, got {targets!r}')
+    _check_router(model.pts_bbox_head, settings)
     key = content_key(_what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
                       *['benefits'] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
@@ -141,6 +134,18 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
             path.write_text(f'{text}\n')
         _save(model, cfg, checkpoint, work_dir / 'latest.pth')
     return text
+
+
+def _check_router(head, settings):
+    """Raise ValueError for a head whose router cannot be taught by these settings."""
+    router = getattr(head, 'aqr_router', None)
+    if not getattr(router, 'needs_looks', False):
+        raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
+                         f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
+    targets = head.aqr_options.targets
+    if settings.needs_benefits and targets != 'trust':
+        raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust', where a weight "
+                         f'of 1 is what nobody doubts, got {targets!r}')
 
 
 def _what_looks_depend_on(model):
