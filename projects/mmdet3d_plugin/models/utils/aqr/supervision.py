@@ -152,4 +152,4 @@ def routing_loss(lidar_weights, camera_weights, targets, is_supervised):
     # Mean over processes of sum over own queries: together with the mean that distributed training takes of the
     # gradients it is the mean over all queries.
     total = reduce_mean(factors.sum()).clamp(min=1e-6)  # less than 1 where few of many processes have queries
-    return (losses * factors).sum() / total
+    return torch.where(counts, losses * factors, 0).sum() / total
