@@ -7,6 +7,7 @@ from mmdet3d.core.bbox import LiDARInstance3DBoxes
 from mmdet3d.models import build_head, build_model
 
 from projects.mmdet3d_plugin.apis import load_config
+from projects.mmdet3d_plugin.models.utils.evaluating import evaluating
 from projects.mmdet3d_plugin.models.utils.token_layout import TokenLayout
 
 HEADS, DIMS = 8, 32  # of the published cross-attention
@@ -131,7 +132,9 @@ def let_lean(head, share, x, x_img, img_metas):
     """
     last = head.aqr_router.verdict[-1]
     torch.nn.init.normal_(last.weight, std=0.1)
-    evidence = head.router_evidence([x], [x_img], img_metas, blank_features((x, x_img)))
+    with evaluating(head):
+        scene = head.embed_scene([x], [x_img], img_metas, blank_features((x, x_img)))
+        evidence = head.router_evidence(scene, img_metas)
     looks, seen = evidence.looks, evidence.projections.pts_pers_valid
     logits = head.aqr_router.judge(looks, seen, torch.ones_like(seen[..., 0]))[..., 0]
     last.weight[1] = 0

@@ -43,7 +43,7 @@ def features(model, dataset, indices):
 def loss_by_hand(head, feats, meta, weights):
     """Last layer's loss of one sample, whose bias of every query is written down segment by segment."""
     pts_feats, img_feats, blank_feats = feats
-    scene = head._embed(pts_feats, img_feats, [meta], blank_feats)
+    scene = head.embed_scene(pts_feats, img_feats, [meta], blank_feats)
     shapes = head.aqr_bias.segment_shapes(scene.layout.bev_shape, scene.layout.view_shape)
     values = torch.zeros(1, len(weights), len(shapes))
     values[0, :, 0][weights[:, 0] == 0] = -head.aqr_bias.bias_strength
@@ -55,17 +55,20 @@ def loss_by_hand(head, feats, meta, weights):
     return (losses['loss_cls'] + losses['loss_bbox']).item()
 
 
-def test_against_each_sample_by_itself(make_cfg, model):
+@pytest.mark.parametrize('has_looked', [False, True])
+def test_against_each_sample_by_itself(make_cfg, model, has_looked):
     head = model.pts_bbox_head
     dataset = build_dataset(make_cfg().data.train)
     feats, metas = features(model, dataset, [0, 1])
     reference = head.reference_points.weight.detach().expand(2, -1, -1)
     with torch.no_grad():
-        layout = head._embed(*feats[:2], metas, feats[2]).layout
-    projections = project_queries(reference, metas, head.pc_range, head.bev_cell_size, layout)
+        scene = head.embed_scene(*feats[:2], metas, feats[2])
+        if has_looked:  # what the first layer made then serves all decodings
+            head.router_evidence(scene, metas)
+    projections = project_queries(reference, metas, head.pc_range, head.bev_cell_size, scene.layout)
     places = torch.from_numpy(np.random.default_rng(0).random((2, head.num_query, 2)) < 0.7)
     router = head.aqr_router
-    benefits = distrust_benefits(head, feats, metas, projections, places)
+    benefits = distrust_benefits(head, scene, metas, projections, places)
     assert head.aqr_router is router and benefits.shape == (2, 2) and benefits.abs().min() > 1e-5
     views = len(feats[1][0]) // 2
     for sample, meta in enumerate(metas):
@@ -84,13 +87,14 @@ def test_a_failing_pass_gives_the_router_back(make_cfg, model):
     head = model.pts_bbox_head
     router = head.aqr_router
     feats, metas = features(model, build_dataset(make_cfg().data.train), [0])
+    scene = head.embed_scene(*feats[:2], metas, feats[2])
     places = torch.ones(1, head.num_query, 2, dtype=torch.bool)
     with pytest.raises(AttributeError):
-        distrust_benefits(head, feats, metas, None, places)
+        distrust_benefits(head, scene, metas, None, places)
     assert head.aqr_router is router
     meta = {name: value for name, value in metas[0].items() if name != 'gt_labels_3d'}
     with pytest.raises(ValueError, match=r"Collect3D has not \['gt_labels_3d'\] among its meta_keys"):
-        distrust_benefits(head, feats, [meta], None, places)
+        distrust_benefits(head, scene, [meta], None, places)
 
 
 def test_a_lidar_of_another_scene_had_better_be_distrusted(make_cfg, repo_root, tmp_path):

@@ -107,7 +107,7 @@ def test_an_interruption_changes_nothing(make_cfg, trained, checkpoint, tmp_path
     collect_evidence(model, dataset, store, 0, 2, 3, benefits=True)
     whole = [np.load(path) for path in sorted((work_dir / 'evidence').glob('*.npy'))]
     resumed = [np.load(path) for path in sorted((tmp_path / 'evidence').glob('*.npy'))]
-    assert len(whole) == len(resumed) == 12
+    assert len(whole) == len(resumed) == 13
     for one, other in zip(whole, resumed):
         if one.dtype.kind == 'f':  # batches of other sizes round otherwise
             np.testing.assert_allclose(other, one, rtol=0.01, atol=0.01)
@@ -131,7 +131,7 @@ def test_evidence_is_what_the_head_judges_by(make_cfg, trained, checkpoint):
         img_feats, pts_feats = model.extract_feat(points, img, metas)
         blank = model.blank_features(points, img, metas)
         routing = head(pts_feats, img_feats, metas, blank)[0][0]['routing']
-        evidence = head.router_evidence(pts_feats, img_feats, metas, blank)
+        evidence = head.router_evidence(head.embed_scene(pts_feats, img_feats, metas, blank), metas)
         seen = evidence.projections.pts_pers_valid
         weights = head.aqr_router.weigh(evidence.looks, seen, torch.ones_like(seen[..., 0]))
     assert routing.lidar_weights.std() > 1e-4

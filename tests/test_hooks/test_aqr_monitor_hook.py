@@ -15,6 +15,7 @@ from torch import nn
 from projects.mmdet3d_plugin.hooks.aqr_monitor_hook import AQRMonitorHook, look_numbers, routing_numbers
 from projects.mmdet3d_plugin.hooks.nonfinite_loss_hook import NonFiniteLossHook
 from projects.mmdet3d_plugin.models.utils.aqr.looks import Looks
+from projects.mmdet3d_plugin.models.utils.aqr.routing_record import RoutingRecord
 from projects.mmdet3d_plugin.models.utils.attention_bias_generator import AttentionBiasGenerator
 from tests.test_models.conftest import make_batch, make_head, train_losses  # noqa: F401  (fixtures)
 from tests.two_processes import on_two_processes
@@ -376,10 +377,10 @@ class TestWarnings:
 
 
 def test_no_clip_clips_nothing():
-    record = SimpleNamespace(
-        lidar_weights=torch.tensor([[0.0, 1.0]]), camera_weights=torch.tensor([[0.25, 0.5]]),
-        is_learned=torch.tensor([True, True]), looks=None,
-        projections=SimpleNamespace(pts_pers_valid=torch.tensor([[[True, False], [False, False]]])))
+    record = RoutingRecord(
+        torch.tensor([[0.0, 1.0]]), torch.tensor([[0.25, 0.5]]),
+        SimpleNamespace(pts_pers_valid=torch.tensor([[[True, False], [False, False]]])),
+        torch.tensor([True, True]), None, None, None)
     assert routing_numbers(record, AttentionBiasGenerator(bias_strength=3.0)) == pytest.approx({
         'aqr/lidar_weight_mean': 0.5, 'aqr/lidar_weight_std': 0.5, 'aqr/camera_weight_mean': 0.375,
         'aqr/camera_weight_std': 0.125, 'aqr/bias_min': -3.0, 'aqr/bias_max': 3.0, 'aqr/clipped': 0.0,

@@ -2,6 +2,7 @@ import base64
 import io
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -97,3 +98,24 @@ def test_hostile_names_are_text_wherever_they_stand(tmp_path, hostile):
     page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))  # which refuses scripts and handlers
     assert page.text.count(hostile) == 11 and page.images[0][0] == hostile and '49' not in page.text
     assert page.tags.count('img') == 1 and 'b' not in page.tags
+
+
+def test_a_report_of_many_pictures_is_still_3_mb(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / 'a.png')
+
+    def sizes(number):
+        """Of a page of so many pictures, and of each of these in it."""
+        path = tmp_path / 'report.html'
+        write_report(path, 'title', [], [Section('s', 2, [Picture(tmp_path / 'a.png', 'a', 'b')] * number)])
+        images = Page(path.read_text(encoding='utf-8')).images
+        assert len(images) == number
+        return path.stat().st_size, len(images[0][1])
+
+    _, best = sizes(1)
+    fit = int((3_000_000 - 5_000) / (best * 4 / 3 + 100))
+    assert sizes(fit) == (pytest.approx(3_000_000, rel=0.1), best)
+    page, smaller = sizes(fit + 2)
+    assert page <= 3_000_000 and smaller < 0.9 * best
+    page, least = sizes(3 * fit)  # more than fit: nothing is left out
+    assert page > 3_000_000 and least < smaller

@@ -31,12 +31,12 @@ def _routed_by(head, router):
 
 
 @torch.no_grad()
-def distrust_benefits(head, feats, img_metas, projections, places):
+def distrust_benefits(head, scene, img_metas, projections, places):
     """By how much the detection loss of samples falls when one sensor is distrusted as far as the head's bias goes.
 
     Args:
         head (CmtHead): in evaluation, with a router.
-        feats (tuple): BEV, camera and blank features, see ``CmtHead.forward``.
+        scene (EmbeddedScene): of ``CmtHead.embed_scene``.
         img_metas (list[dict]): B, with ``gt_bboxes_3d`` and ``gt_labels_3d``.
         projections (QueryProjections): of the queries.
         places (Tensor): (B, Q, 2) bool, where LiDAR and the cameras are distrusted, one at a time.
@@ -51,14 +51,13 @@ def distrust_benefits(head, feats, img_metas, projections, places):
     if missing:
         raise ValueError(f'img_metas: what distrust is worth shows against ground truth, but Collect3D has not '
                          f'{sorted(missing)} among its meta_keys')
-    pts_feats, img_feats, blank_feats = feats
     losses = []
     for distrusted in (None, *range(len(MODALITIES))):
         weights = torch.full(places.shape, 0.5, device=places.device)
         if distrusted is not None:
             weights[..., distrusted][places[..., distrusted]] = 0.0
         with _routed_by(head, _GivenWeights(weights, projections)):
-            losses.append(_detection_losses(head, head(pts_feats, img_feats, img_metas, blank_feats), img_metas))
+            losses.append(_detection_losses(head, head.detect(scene, img_metas), img_metas))
     neutral, *others = losses
     return torch.stack([neutral - other for other in others], dim=-1)
 

@@ -10,12 +10,19 @@ from mmcv.parallel import collate
 
 from ..hooks.transform_epoch_hook import set_epoch
 from ..models.utils.aqr.looks import Looks
-from ..models.utils.aqr.supervision import RoutingTargets, paying_targets, places_to_distrust, routing_targets
+from ..models.utils.aqr.supervision import (
+    RoutingTargets,
+    paying_targets,
+    places_to_distrust,
+    routing_targets,
+    views_lost,
+)
 from ..models.utils.token_layout import MODALITIES
 from ..utils.record_file import read_record, write_record
 from .distributed import default_device, on_default_device
 from .distrust_benefits import distrust_benefits
 
+COLUMNS = 2  # version of what a row holds: evidence of older code is not read
 _LOOKS = ('lidar_states', 'camera_states', 'lidar_logits', 'camera_logits')
 
 
@@ -23,9 +30,9 @@ class EvidenceStore(torch.utils.data.Dataset):
     """Evidence of samples in memory-mapped arrays, one row a sample; a row is a dict of tensors.
 
     Rows: ``lidar_states``, ``camera_states`` (Q, C) and ``lidar_logits``, ``camera_logits`` (Q, K), in half precision;
-    ``seen`` (Q, V), ``lidar_lost``, ``cameras_lost``, ``is_known`` (Q,) and ``has_target`` (Q, 2), bool; ``sample`` ()
-    the index in the dataset. With benefits also ``touched`` (2,) bool, the failure changed LiDAR's, the cameras' data,
-    and ``benefits`` (2,), see :func:`distrust_benefits`.
+    ``seen`` (Q, V), ``lidar_lost``, ``cameras_lost``, ``is_known`` (Q,), ``has_target`` (Q, 2) and ``views_lost`` (V,),
+    bool; ``sample`` () the index in the dataset. With benefits also ``touched`` (2,) bool, the failure changed LiDAR's,
+    the cameras' data, and ``benefits`` (2,), see :func:`distrust_benefits`.
 
     Args:
         folder (str | Path): of one store; created.
@@ -166,15 +173,16 @@ def _rows(model, batch, benefits):
     head = model.pts_bbox_head
     img_feats, pts_feats = model.extract_feat(points, img, metas)
     blank_feats = model.blank_features(points, img, metas)
-    evidence = head.router_evidence(pts_feats, img_feats, metas, blank_feats)
+    scene = head.embed_scene(pts_feats, img_feats, metas, blank_feats)
+    evidence = head.router_evidence(scene, metas)
     targets = routing_targets(evidence, metas, head.pc_range, head.bev_cell_size, head.aqr_options.targets)
     arrays = {name: getattr(evidence.looks, name) for name in _LOOKS}
     arrays.update(seen=evidence.projections.pts_pers_valid, lidar_lost=targets.lidar_lost,
-                  cameras_lost=targets.cameras_lost, is_known=targets.is_known, has_target=targets.has_target)
+                  cameras_lost=targets.cameras_lost, is_known=targets.is_known, has_target=targets.has_target,
+                  views_lost=views_lost(metas, evidence.projections.pts_pers_valid))
     if benefits:
         places = places_to_distrust(targets.lidar_lost, targets.cameras_lost)
-        arrays['benefits'] = distrust_benefits(
-            head, (pts_feats, img_feats, blank_feats), metas, evidence.projections, places)
+        arrays['benefits'] = distrust_benefits(head, scene, metas, evidence.projections, places)
         arrays['touched'] = torch.tensor([[sensor in meta['failure'].changed for sensor in MODALITIES]
                                           for meta in metas])
     for index, meta in enumerate(metas):

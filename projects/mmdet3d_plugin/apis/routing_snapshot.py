@@ -45,6 +45,7 @@ class RoutingSnapshot:
         pixels (np.ndarray): (Q, V, 2) their projections (u, v), px; they mean nothing where not `seen`.
         seen (np.ndarray): (Q, V) bool.
         lidar_weights, camera_weights (np.ndarray): (Q,) in [0, 1].
+        view_weights (np.ndarray): (Q, V) camera weight of each view, see ``RoutingRecord``.
         lidar_lost, cameras_lost (np.ndarray): (Q,) bool, see `RoutingTargets`.
         looks (dict[str, tuple[np.ndarray, np.ndarray]] | None): 'lidar', 'camera' -> (Q,) probability of the best class
             that this sensor alone shows, and (Q,) its label; None of routers that do not look.
@@ -73,6 +74,7 @@ class RoutingSnapshot:
     seen: np.ndarray
     lidar_weights: np.ndarray
     camera_weights: np.ndarray
+    view_weights: np.ndarray
     lidar_lost: np.ndarray
     cameras_lost: np.ndarray
     looks: Optional[Dict[str, Tuple[np.ndarray, np.ndarray]]]
@@ -247,9 +249,8 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
     if points is None or img is None:
         raise ValueError(f'samples need points and images for anything to be routed; data.test gives {sorted(batch)}')
     img_feats, pts_feats = model.extract_feat(points, img, metas)
-    blank_feats = model.blank_features(points, img, metas)
     with AttentionRecorder(head, num_queries=1, keep_maps=True) as recorder:
-        outs = head(pts_feats, img_feats, metas, blank_feats)
+        outs = head(pts_feats, img_feats, metas, model.blank_features(points, img, metas))
     (result, ) = (bbox3d2result(*result) for result in head.get_bboxes(outs, metas))
     routing = outs[0][0]['routing']
     targets = routing_targets(routing, metas, head.pc_range, head.bev_cell_size)
@@ -272,6 +273,7 @@ def take_snapshot(model, dataset, index, layer=-1, score_thr=0.3):
         positions=plain(positions), pixels=plain(pixels.transpose(1, 2)),
         seen=plain(routing.projections.pts_pers_valid), looks=_verdicts(routing.looks),
         lidar_weights=plain(routing.lidar_weights), camera_weights=plain(routing.camera_weights),
+        view_weights=plain(routing.weights_of_views()),
         lidar_lost=plain(targets.lidar_lost), cameras_lost=plain(targets.cameras_lost), scores=scores, labels=labels,
         centers=centers, class_names=[name for names in head.class_names for name in names], bias=_on_cpu(routing.bias),
         attention=attention, layer=layer % layers, layout=recorder.layout, pc_range=head.pc_range,

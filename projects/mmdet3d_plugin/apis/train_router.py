@@ -19,7 +19,8 @@ from ..datasets.sensor_failures import CLEAN
 from ..models.utils.aqr.aqr import PREFIX
 from ..models.utils.aqr.conferring_router import mean_states
 from ..models.utils.aqr.looks import Looks
-from ..models.utils.aqr.supervision import TARGETS, routing_loss
+from ..models.utils.aqr.routing_record import best_view_weights
+from ..models.utils.aqr.supervision import TARGETS, routing_loss, targets_of_views
 from ..models.utils.token_layout import MODALITIES
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
@@ -29,7 +30,7 @@ from ..utils.record_file import write_record
 from ..utils.run_lock import run_lock
 from ..utils.tables import markdown_table
 from .distributed import default_device, seed_everything
-from .router_evidence import EvidenceStore, collect_evidence, looks_of, targets_of
+from .router_evidence import COLUMNS, EvidenceStore, collect_evidence, looks_of, targets_of
 from .test import build_trained_model
 
 _TITLES = ('LiDAR', 'cameras')
@@ -115,7 +116,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
                                 new_router=True)
     model.CLASSES = dataset.CLASSES
     _check_router(model.pts_bbox_head, settings)
-    key = content_key(_what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
+    key = content_key(COLUMNS, _what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
                       *['benefits'] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
     with run_lock(work_dir), run_lock(evidence):
@@ -175,9 +176,11 @@ class _Learner(nn.Module):
         """Loss of a batch of rows."""
         batch = {name: value.to(next(self.router.parameters()).device) for name, value in batch.items()}
         has_say = torch.ones_like(batch['lidar_lost'])
-        lidar, camera = self.router.judge(looks_of(batch), batch['seen'], has_say).float().sigmoid().unbind(-1)
+        weights = self.router.judge(looks_of(batch), batch['seen'], has_say).float().sigmoid()
         targets = targets_of(batch, self.targets, self.least_benefit)
-        loss = routing_loss(lidar, camera, targets, has_say)
+        if self.router.per_view:
+            targets = targets_of_views(targets, batch['seen'], batch['views_lost'])
+        loss = routing_loss(weights[..., 0], weights[..., 1:], targets, has_say)
         return dict(loss=loss, log_vars=dict(loss_aqr=loss.item()), num_samples=len(has_say))
 
 
@@ -232,7 +235,9 @@ def verdicts(model, store, rows, batch):
     for kept in loader:
         kept = {name: value.to(default_device()) for name, value in kept.items()}
         has_say = torch.ones_like(kept['lidar_lost'])
-        weights = head.aqr_router.weigh(looks_of(kept), kept['seen'], has_say)  # (B, Q, 2)
+        weights = head.aqr_router.weigh(looks_of(kept), kept['seen'], has_say)  # (B, Q, 2 or 1 + V)
+        if head.aqr_router.per_view:
+            weights = torch.stack([weights[..., 0], best_view_weights(weights[..., 1:], kept['seen'])], dim=-1)
         lost = torch.stack([kept['lidar_lost'], kept['cameras_lost']], dim=-1)
         taken = 1 - head.aqr_bias.weight_to_bias(weights).clamp(max=0).exp()
         parts.append([part.cpu().numpy() for part in (weights, taken, lost)])

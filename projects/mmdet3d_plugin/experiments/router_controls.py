@@ -110,8 +110,8 @@ class ControlledRouter(nn.Module):
             lidar, camera = (w.mean(dim=1, keepdim=True).expand_as(w) for w in (lidar, camera))
         elif name == 'shuffled':
             order = torch.stack([torch.randperm(lidar.shape[1], generator=self.generator) for _ in lidar])
-            order = order.to(lidar.device)
-            lidar, camera = lidar.gather(1, order), camera.gather(1, order)
+            lidar, camera = (torch.stack([own[new] for own, new in zip(w, order.to(w.device))])
+                             for w in (lidar, camera))
         elif name == 'oracle':
             targets = routing_targets(RouterEvidence(None, projections, reference_points), img_metas, pc_range,
                                       bev_cell_size)

@@ -201,8 +201,8 @@ def routing_numbers(routing, generator):
     numbers['aqr/clipped'] = 0.0 if clip is None else (biases.abs() >= clip).float().mean().item()
     seen = routing.projections.pts_pers_valid[:, learned]  # (B, Q, V)
     numbers['aqr/no_view'] = 1 - seen.any(dim=-1).float().mean().item()
-    camera = routing.camera_weights[:, learned].detach().float()
-    numbers.update({f'aqr/camera_weight_view_{view}': camera[seen[..., view]].mean().item()
+    of_views = routing.weights_of_views()[:, learned].detach().float()  # (B, Q, V)
+    numbers.update({f'aqr/camera_weight_view_{view}': of_views[..., view][seen[..., view]].mean().item()
                     for view in range(seen.shape[-1]) if seen[..., view].any()})
     if routing.looks is not None:
         numbers.update(look_numbers(routing.looks, learned))

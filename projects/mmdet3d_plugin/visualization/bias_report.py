@@ -135,10 +135,10 @@ def _weights_table(snapshots):
 def _views_table(snapshots):
     rows = []
     for snapshot in snapshots:
-        seen = {name: snapshot.seen[:, view] for view, name in enumerate(snapshot.camera_names)}
-        means = mean_weights(snapshot, {**seen, 'no camera': ~snapshot.seen.any(axis=1)})
-        rows.append((str(snapshot.case), *(f'{means[name][2]:.3f} ({means[name][0]})' if name in means else ''
-                                           for name in (*seen, 'no camera'))))
+        groups = [(snapshot.view_weights[:, view], seen) for view, seen in enumerate(snapshot.seen.T)]
+        groups.append((snapshot.camera_weights, ~snapshot.seen.any(axis=1)))
+        rows.append((str(snapshot.case), *(f'{weights[mask].mean():.3f} ({mask.sum()})' if mask.any() else ''
+                                           for weights, mask in groups)))
     return Table('Mean camera weight of the queries that a camera sees (how many it sees).',
                  ('case', *snapshots[0].camera_names, 'seen by no camera'), rows)
 

@@ -4,6 +4,7 @@ The page is a template of jinja2, which torch brings along; it escapes all names
 """
 import base64
 import io
+from functools import partial
 from pathlib import Path
 from typing import List, NamedTuple, Sequence
 
@@ -29,7 +30,10 @@ nav ul { list-style: none; margin: 0; padding-left: 0; } nav li.level3 { padding
 # The browser itself refuses whatever is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-_QUALITY = 82  # of WebP: text and thin lines stay sharp, at a tenth of the size of PNG
+# Qualities of WebP, the best one for which the page is small enough to be sent by mail. At 82 text and thin lines stay
+# sharp, at a tenth of the size of PNG; at 40 they are still legible.
+_QUALITIES = (82, 68, 54, 40)
+_LARGEST_PAGE = 3_000_000  # bytes
 _WIDTH = 1500  # pixels, as wide as the page gets; the PNG files keep all of theirs
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -107,7 +111,8 @@ class Section(NamedTuple):
 
 
 def write_report(path, title, facts, sections):
-    """Write a report with a list of its contents.
+    """Write a report with a list of its contents: 3 MB at most, where its pictures can be embedded in so few and are
+    still legible.
 
     Args:
         path (str | Path): HTML file.
@@ -119,17 +124,21 @@ def write_report(path, title, facts, sections):
         FileNotFoundError: a picture is missing; nothing is written then.
     """
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
-    page = template.render(title=title, facts=facts, sections=sections, style=_STYLE, policy=_POLICY, embed=_embed)
+    for quality in _QUALITIES:
+        page = template.render(title=title, facts=facts, sections=sections, style=_STYLE, policy=_POLICY,
+                               embed=partial(_embed, quality=quality)).encode()
+        if len(page) <= _LARGEST_PAGE:
+            break
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding='utf-8')
+        temporary.write_bytes(page)
 
 
-def _embed(path):
+def _embed(path, quality):
     """A picture as WebP in base64, no wider than the page."""
     content = io.BytesIO()
     with Image.open(path) as image:
         image = image.convert('RGB')
         if image.width > _WIDTH:
             image = image.resize((_WIDTH, round(image.height * _WIDTH / image.width)), Image.Resampling.LANCZOS)
-        image.save(content, 'WEBP', quality=_QUALITY)
+        image.save(content, 'WEBP', quality=quality)
     return base64.b64encode(content.getvalue()).decode()

@@ -43,7 +43,7 @@ _NUSCENES_TASKS = (('car', ), ('truck', 'construction_vehicle'), ('bus', 'traile
 _NUSCENES_BRANCHES = dict(center=(2, 2), height=(1, 2), dim=(3, 2), rot=(2, 2), vel=(2, 2))
 
 
-class _EmbeddedScene(NamedTuple):
+class EmbeddedScene(NamedTuple):
     """What the decoder takes; a sensor that is absent is None. Shapes as in ``CmtHead.forward``.
 
     Attributes:
@@ -237,7 +237,19 @@ class CmtHead(BaseModule):
             the others. In training there is ``is_finite``: where features or activations were not (an overflow of mixed
             precision, say), 0 stands for what is not finite in the branches, and :meth:`loss` gives NaN.
         """
-        scene = self._embed(pts_feats, img_feats, img_metas, blank_feats)
+        return self.detect(self.embed_scene(pts_feats, img_feats, img_metas, blank_feats), img_metas)
+
+    def detect(self, scene, img_metas):
+        """The part of :meth:`forward` that routes and decodes. Without gradients a scene can be detected in as often as
+        one likes, by other routers, say; what looks and first layer have in common is computed once.
+
+        Args:
+            scene (EmbeddedScene): of :meth:`embed_scene`.
+            img_metas (list[dict]): of the same samples.
+
+        Returns:
+            tuple[list[dict]]: as :meth:`forward`.
+        """
         x, x_img, bias, routing = self._apply_aqr_modulation(
             scene.x, scene.x_img, scene.reference_points, img_metas, scene.query_embed, scene.denoising,
             partial(self._look, scene))
@@ -250,23 +262,35 @@ class CmtHead(BaseModule):
                      for head in self.task_heads)
 
     @torch.no_grad()
-    def router_evidence(self, pts_feats, img_feats, img_metas, blank_feats):
+    def router_evidence(self, scene, img_metas):
         """What a router that needs looks judges by, without decoding or routing.
 
         Args:
-            pts_feats, img_feats, img_metas, blank_feats: see :meth:`forward`, of both sensors.
+            scene (EmbeddedScene): of both sensors, without denoising queries.
+            img_metas (list[dict]): of the same samples.
 
         Returns:
             RouterEvidence: of the learned queries.
-        """
-        with evaluating(self):
-            scene = self._embed(pts_feats, img_feats, img_metas, blank_feats)
-            projections = project_queries(scene.reference_points, img_metas, self.pc_range, self.bev_cell_size,
-                                          scene.layout)
-            return RouterEvidence(self._look(scene), projections, scene.reference_points)
 
-    def _embed(self, pts_feats, img_feats, img_metas, blank_feats):
-        """Tokens and queries with their position embeddings, as the decoder takes them."""
+        Raises:
+            ValueError: the scene has denoising queries, which know the truth.
+        """
+        if scene.denoising is not None:
+            raise ValueError('scene: evidence is of the learned queries alone, but the head embedded denoising '
+                             'queries, too; put it in evaluation before')
+        projections = project_queries(scene.reference_points, img_metas, self.pc_range, self.bev_cell_size,
+                                      scene.layout)
+        return RouterEvidence(self._look(scene), projections, scene.reference_points)
+
+    def embed_scene(self, pts_feats, img_feats, img_metas, blank_feats=None):
+        """Tokens and queries with their position embeddings, as the decoder takes them.
+
+        Args:
+            pts_feats, img_feats, img_metas, blank_feats: see :meth:`forward`.
+
+        Returns:
+            EmbeddedScene: with denoising queries in training.
+        """
         x = pts_feats[0] if pts_feats else None
         x_img = img_feats[0] if img_feats else None
         batch = len(img_metas)
@@ -285,7 +309,7 @@ class CmtHead(BaseModule):
         stand_ins = None if x is None or x_img is None else self._stand_ins(blank_feats)
         decode = partial(self.transformer, query_embed=query_embed, bev_pos_embed=bev_pos_embed,
                          rv_pos_embed=rv_pos_embed, attn_masks=None if denoising is None else denoising.attn_mask)
-        return _EmbeddedScene(x, x_img, layout, reference_points, denoising, query_embed, stand_ins,
+        return EmbeddedScene(x, x_img, layout, reference_points, denoising, query_embed, stand_ins,
                               SharedTokens(), decode)
 
     def _stand_ins(self, blank_feats):

@@ -82,7 +82,7 @@ class AttentionBiasGenerator(nn.Module):
         """The bias as a few numbers per query.
 
         Args:
-            lidar_weights, camera_weights (Tensor): (B, Q) in [0, 1].
+            lidar_weights, camera_weights (Tensor): (B, Q) in [0, 1]. With ``per_view`` camera weights may be (B, Q, V).
             pts_idx (Tensor | None): (B, Q) integer, row * W + col, -1 for queries outside the map. Local mode without
                 it falls back to global mode.
             pts_pers_idx (Tensor | None): (B, Q, V, 2) integer (row, col) per view with ``pts_pers_valid``, or (B, Q, 3)
@@ -102,9 +102,10 @@ class AttentionBiasGenerator(nn.Module):
         if pts_pers_valid is not None and pts_pers_idx is None:
             raise ValueError('pts_pers_valid goes with pts_pers_idx, which is missing')
         view_shape = views, height, width = tuple(pers_feature_shape or self.pers_feature_shape)
-        self._check_weights(lidar_weights, camera_weights)
-        # (B, Q, 1)
-        lidar, camera = (self.weight_to_bias(weights).unsqueeze(-1) for weights in (lidar_weights, camera_weights))
+        self._check_weights(lidar_weights, camera_weights, views if self.per_view else None)
+        # (B, Q, 1), or (B, Q, V) of views that have weights of their own
+        lidar, camera = (weights if weights.dim() == 3 else weights.unsqueeze(-1)
+                         for weights in map(self.weight_to_bias, (lidar_weights, camera_weights)))
         local = self.use_local_bias and pts_idx is not None
         if not local and not self.per_view:
             return AttentionBias(torch.cat([lidar, camera], dim=-1), self.segment_shapes(bev_shape, view_shape))
@@ -142,9 +143,11 @@ class AttentionBiasGenerator(nn.Module):
         return bias if self.bias_clip is None else bias.clamp(-self.bias_clip, self.bias_clip)
 
     @staticmethod
-    def _check_weights(lidar_weights, camera_weights):
-        if lidar_weights.dim() != 2 or lidar_weights.shape != camera_weights.shape:
-            raise ValueError('lidar_weights and camera_weights must both be (B, Q), got '
+    def _check_weights(lidar_weights, camera_weights, views):
+        allowed = [lidar_weights.shape] if views is None else [lidar_weights.shape, (*lidar_weights.shape, views)]
+        if lidar_weights.dim() != 2 or camera_weights.shape not in allowed:
+            also = '' if views is None else f', or camera_weights (B, Q, {views})'
+            raise ValueError(f'lidar_weights and camera_weights must both be (B, Q){also}, got '
                              f'{tuple(lidar_weights.shape)} and {tuple(camera_weights.shape)}')
         for name, weights in zip(MODALITIES, (lidar_weights, camera_weights)):
             if not ((weights >= 0) & (weights <= 1)).all():

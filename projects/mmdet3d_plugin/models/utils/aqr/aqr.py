@@ -15,8 +15,8 @@ from ..attention_bias_generator import (
 )
 from ..weight_maps import check_weight_map
 from .bias_strength_per_head import BiasStrengthPerHead
-from .routing_record import RoutingRecord
-from .supervision import TARGETS, routing_loss, routing_targets
+from .routing_record import RoutingRecord, best_view_weights
+from .supervision import TARGETS, routing_loss, routing_targets, targets_of_views, views_lost
 
 BLANK_POINTS = ('origin', 'none')
 PREFIX = 'aqr_'  # of a head's arguments, attributes and state-dict keys that belong to AQR
@@ -47,7 +47,7 @@ class AQROptions:
             (:func:`routing_targets`); 0 for no such loss.
         targets (str): what the router is taught, of ``TARGETS``.
         router (dict | None): changes to the router's config, default type ``AQRWeightGenerator``;
-            ``ConferringRouter`` needs ``stand_ins``.
+            ``ConferringRouter`` needs ``stand_ins``, and with ``per_view`` those of the bias and 'trust' as targets.
 
     Raises:
         TypeError: for flags that are not True or False.
@@ -89,6 +89,9 @@ class AQROptions:
         if (self.router or {}).get('type') == 'ConferringRouter' and not self.stand_ins:
             raise ValueError(f'{PREFIX}router: ConferringRouter looks with one sensor at a time, the other one blank, '
                              f"and needs {PREFIX}stand_ins=True or 'looks'")
+        if (self.router or {}).get('per_view') and not (self.per_view and self.targets == 'trust'):
+            raise ValueError(f"{PREFIX}router: per_view=True needs {PREFIX}per_view=True, by which each view has a "
+                             f"bias of its own, and {PREFIX}targets='trust', got {self.per_view} and {self.targets!r}")
         check_factor(f'{PREFIX}loss_weight', self.loss_weight)
 
     @classmethod
@@ -138,7 +141,7 @@ class AQR:
 
     Args:
         router (nn.Module): query embedding, features, reference points, ... -> LiDAR and camera weights (B, Q) in
-            [0, 1] and ``QueryProjections``; see ``AQRWeightGenerator``.
+            [0, 1] and ``QueryProjections``; see ``AQRWeightGenerator``. Camera weights may be (B, Q, V), one a view.
         bias (AttentionBiasGenerator): weights and projections -> bias.
         head_strength (BiasStrengthPerHead | None): one bias -> a bias for each decoder layer.
         options (AQROptions): of the head.
@@ -190,17 +193,21 @@ class AQR:
         if training:
             lidar_weights, camera_weights = (w.nan_to_num(nan=0.5) for w in (lidar_weights, camera_weights))
         else:
-            is_finite = torch.isfinite(lidar_weights + camera_weights).all(dim=1)
-            require_finite(is_finite, img_metas, 'LiDAR and camera weights of the queries')
+            is_finite = torch.stack([torch.isfinite(w).flatten(1).all(dim=1) for w in (lidar_weights, camera_weights)])
+            require_finite(is_finite.all(dim=0), img_metas, 'LiDAR and camera weights of the queries')
         if not self.bias_denoising:
-            neutral = torch.full_like(lidar_weights, 0.5)
-            lidar_weights, camera_weights = (torch.where(is_learned, w, neutral)
+            lidar_weights, camera_weights = (torch.where(is_learned.view(-1, *[1] * (w.dim() - 2)), w, 0.5)
                                              for w in (lidar_weights, camera_weights))
+        view_weights = None
+        if camera_weights.dim() == 3:
+            view_weights = torch.where(projections.pts_pers_valid, camera_weights, 0.5)
+            camera_weights = best_view_weights(camera_weights, projections.pts_pers_valid)
         # Also at strength 0: distributed training expects the router to take part in every step.
-        bias = self.bias.compact(lidar_weights, camera_weights, projections.pts_idx, projections.pts_pers_idx,
+        bias = self.bias.compact(lidar_weights, camera_weights if view_weights is None else view_weights,
+                                 projections.pts_idx, projections.pts_pers_idx,
                                  projections.pts_pers_valid, layout.bev_shape, layout.view_shape)
         return RoutingRecord(lidar_weights, camera_weights, projections, is_learned, is_used,
-                             reference_points.detach(), bias, evidence.get('looks'))
+                             reference_points.detach(), bias, evidence.get('looks'), view_weights)
 
     def bias_of_layers(self, bias):
         """AttentionBias (B, Q, F) -> the same for all layers, or a list with one (B, heads, Q, F) for each."""
@@ -222,5 +229,9 @@ class AQR:
         if img_metas is None:
             raise ValueError('img_metas are needed to supervise the router (aqr_loss_weight > 0)')
         targets = routing_targets(record, img_metas, pc_range, bev_cell_size, self.targets)
-        return self.loss_weight * routing_loss(record.lidar_weights, record.camera_weights, targets,
+        camera_weights = record.camera_weights
+        if record.view_weights is not None:
+            camera_weights, seen = record.view_weights, record.projections.pts_pers_valid
+            targets = targets_of_views(targets, seen, views_lost(img_metas, seen))
+        return self.loss_weight * routing_loss(record.lidar_weights, camera_weights, targets,
                                                record.is_used & record.is_learned)

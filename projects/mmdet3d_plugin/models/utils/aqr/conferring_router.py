@@ -31,21 +31,26 @@ class ConferringRouter(BaseModule):
         num_heads, num_layers (int): of the encoder; without layers nobody confers, and each query judges by its own
             evidence alone.
         detach (bool): no gradient flows from the verdict into the decoder.
+        per_view (bool): a verdict on each view that sees a query, from that view's token in place of the mean; a camera
+            weight for each, to which the head's ``aqr_per_view`` goes. Where one view sees a query it is the same.
 
     Attributes:
         needs_looks (bool): True: a head has to give ``looks``.
 
     Raises:
-        ValueError: for ``hidden_dims`` not divisible by ``num_heads``.
+        ValueError: for ``hidden_dims`` not divisible by ``num_heads``, or verdicts per view where nobody confers.
     """
 
     needs_looks = True
 
-    def __init__(self, embed_dims, hidden_dims=128, num_heads=4, num_layers=2, detach=True):
+    def __init__(self, embed_dims, hidden_dims=128, num_heads=4, num_layers=2, detach=True, per_view=False):
         super().__init__()
         if hidden_dims % num_heads:
             raise ValueError(f'hidden_dims must be divisible by num_heads, got {hidden_dims} and {num_heads}')
+        if per_view and not num_layers:
+            raise ValueError('per_view=True judges views by their tokens, which num_layers=0 leaves out')
         self.detach = detach
+        self.per_view = per_view
         in_dims = 3 * embed_dims + _SENSORS
         self.evidence = nn.Sequential(
             nn.LayerNorm(in_dims), nn.Linear(in_dims, hidden_dims), nn.ReLU(), nn.Linear(hidden_dims, hidden_dims))
@@ -92,21 +97,24 @@ class ConferringRouter(BaseModule):
                 ``AQRWeightGenerator``.
 
         Returns:
-            tuple[Tensor, Tensor, QueryProjections]: LiDAR and camera weights (B, Q) in [0, 1], float32, and the
-            projections.
+            tuple[Tensor, Tensor, QueryProjections]: LiDAR weights (B, Q) and camera weights (B, Q), with ``per_view``
+            (B, Q, V), in [0, 1], float32, and the projections.
         """
         projections = project_queries(reference_points, img_metas, pc_range, bev_cell_size, layout)
-        lidar_weights, camera_weights = self.weigh(looks, projections.pts_pers_valid, has_say).unbind(-1)
-        return lidar_weights, camera_weights, projections
+        weights = self.weigh(looks, projections.pts_pers_valid, has_say)
+        return weights[..., 0], weights[..., 1:] if self.per_view else weights[..., 1], projections
 
     def weigh(self, looks, seen, has_say):
-        """LiDAR and camera weight (B, Q, 2) in [0, 1], float32; arguments as in :meth:`judge`."""
+        """LiDAR and camera weight (B, Q, 2), with ``per_view`` (B, Q, 1 + V), in [0, 1], float32; arguments as in
+        :meth:`judge`.
+        """
         weights = self.judge(looks, seen, has_say).float().sigmoid()
         unfamiliar = (self.distance(looks, has_say) > self.familiar_limit) & (self.familiar_limit > 0)  # (B,)
         return torch.where(unfamiliar[:, None, None], 0.5, weights)
 
     def judge(self, looks, seen, has_say):
-        """Logits (B, Q, 2) of the LiDAR and the camera weight.
+        """Logits (B, Q, 2) of the LiDAR and the camera weight; with ``per_view`` (B, Q, 1 + V), of LiDAR's and each
+        view's, those of views that do not see a query without a meaning.
 
         Args:
             looks (Looks): of the queries.
@@ -123,8 +131,13 @@ class ConferringRouter(BaseModule):
         kind = self.kind[[0] + [1] * seen.shape[-1]]  # (1 + V, H)
         tokens = self.confer(tokens + kind)
         of_views = _masked_mean(tokens[:, 1:], seen.transpose(1, 2))  # (B, Q, H)
-        of_lidar = tokens[:, :1].expand_as(evidence)
-        return self.verdict(torch.cat([evidence, of_lidar, of_views], dim=-1))
+        own = torch.cat([evidence, tokens[:, :1].expand_as(evidence)], dim=-1)  # (B, Q, 2 H)
+        verdict = self.verdict(torch.cat([own, of_views], dim=-1))
+        if not self.per_view:
+            return verdict
+        of_view = [self.verdict(torch.cat([own, token.unsqueeze(1).expand_as(evidence)], dim=-1))[..., 1]
+                   for token in tokens[:, 1:].unbind(1)]
+        return torch.stack([verdict[..., 0], *of_view], dim=-1)
 
     @full_precision
     @torch.no_grad()

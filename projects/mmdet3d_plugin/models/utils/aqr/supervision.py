@@ -87,6 +87,34 @@ def paying_targets(lidar_lost, cameras_lost, touched, benefits, least):
                           stake.unsqueeze(1).expand_as(weights))
 
 
+def targets_of_views(targets, seen, views_lost):
+    """Targets of trust for each view in place of one for the cameras: a query that two views see may trust one of them.
+
+    Views that the failure took, or all of them where it took none, are taught what the cameras' weight is taught where
+    the sample has lost them; other views are to be trusted.
+
+    Args:
+        targets (RoutingTargets): of trust.
+        seen (Tensor): (B, Q, V) bool, the view sees the query; weights of others are not taught.
+        views_lost (Tensor): (B, V) bool, see :func:`views_lost`.
+
+    Returns:
+        RoutingTargets: ``weights``, ``has_target`` and ``importance`` are (B, Q, 1 + V).
+    """
+    struck = views_lost | ~views_lost.any(dim=1, keepdim=True)  # (B, V)
+    least = targets.weights[..., 1].amin(dim=1, keepdim=True)  # (B, 1)
+    of_views = torch.where(struck, least, 1).unsqueeze(1).expand(seen.shape)
+
+    def with_views(values, views):
+        return torch.cat([values[..., :1], views], dim=-1)
+
+    importance = targets.importance
+    return targets._replace(
+        weights=with_views(targets.weights, of_views.to(targets.weights)),
+        has_target=with_views(targets.has_target, targets.has_target[..., 1:] & seen),
+        importance=None if importance is None else with_views(importance, importance[..., 1:].expand(seen.shape)))
+
+
 @torch.no_grad()
 def routing_targets(record, img_metas, pc_range, bev_cell_size, targets='preference'):
     """Compare queries with the failure records of their samples.
@@ -125,6 +153,15 @@ def routing_targets(record, img_metas, pc_range, bev_cell_size, targets='prefere
                           _has_target(is_known, unchanged, targets).unsqueeze(1).expand_as(weights))
 
 
+def views_lost(img_metas, seen):
+    """Views that the failures of a batch took, (B, V) bool; ``img_metas`` as in :func:`routing_targets`, ``seen``
+    (B, Q, V) gives the number of views.
+    """
+    lost = [meta['failure'].views_lost for meta in img_metas]
+    return torch.stack([torch.zeros(seen.shape[-1], dtype=torch.bool) if views is None else torch.as_tensor(views)
+                        for views in lost]).to(seen.device)
+
+
 def _has_target(is_known, unchanged, targets):
     """(B, 2) bool from what is known of samples (B,) and which sensors' data are as they were (B, 2)."""
     is_known = is_known.unsqueeze(1)
@@ -133,20 +170,22 @@ def _has_target(is_known, unchanged, targets):
 
 @full_precision
 def routing_loss(lidar_weights, camera_weights, targets, is_supervised):
-    """Binary cross entropy of both weights, mean over the supervised queries of all processes, by their importance.
+    """Binary cross entropy of all weights, mean over the supervised queries of all processes, by their importance.
 
     Where the target is 0.5 its least value is log 2, at a weight of 0.5.
 
     Args:
-        lidar_weights, camera_weights (Tensor): (B, Q) in [0, 1].
-        targets (RoutingTargets): of the same queries.
+        lidar_weights (Tensor): (B, Q) in [0, 1].
+        camera_weights (Tensor): (B, Q), or (B, Q, V), one a view.
+        targets (RoutingTargets): of the same weights.
         is_supervised (Tensor): (B, Q) bool; of these, weights with a target count.
 
     Returns:
         Tensor: scalar with gradient; 0 where no process has a query that counts.
     """
-    counts = is_supervised.unsqueeze(-1) & targets.has_target  # (B, Q, 2)
-    weights = torch.stack([lidar_weights, camera_weights], dim=-1).float()  # (B, Q, 2)
+    counts = is_supervised.unsqueeze(-1) & targets.has_target  # (B, Q, 2 or 1 + V)
+    of_cameras = camera_weights if camera_weights.dim() == 3 else camera_weights.unsqueeze(-1)
+    weights = torch.cat([lidar_weights.unsqueeze(-1), of_cameras], dim=-1).float()
     factors = counts.float() if targets.importance is None else targets.importance * counts
     losses = F.binary_cross_entropy(weights, targets.weights.to(weights), reduction='none')
     # Mean over processes of sum over own queries: together with the mean that distributed training takes of the
