@@ -7,7 +7,7 @@ from mmdet3d.datasets import build_dataset
 from mmdet3d.models import build_model
 
 from projects.mmdet3d_plugin.apis import build_trained_model, load_config, train_router
-from projects.mmdet3d_plugin.apis.router_evidence import EvidenceStore, collect_evidence, looks_of
+from projects.mmdet3d_plugin.apis.router_evidence import EvidenceStore, collect_evidence, looks_of, targets_of
 from projects.mmdet3d_plugin.apis.train_router import verdicts
 from projects.mmdet3d_plugin.models.detectors import CmtDetector
 
@@ -148,12 +148,43 @@ def test_verdicts_by_case(make_cfg, trained):
         model.pts_bbox_head.aqr_router.familiar_limit.zero_()
     record = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir))
     table = verdicts(model, record, range(len(record)), 4)
-    assert sum(row['samples'] for row in table) == 11 and {row['case'] for row in table} == set(record.cases)
+    assert [row['samples'] for row in table if row['case'] == 'all'] == [11] and 'pays LiDAR' not in table[0]
+    assert sum(row['samples'] for row in table) == 22 and {row['case'] for row in table} == {*record.cases, 'all'}
     for row in table:
         assert row['LiDAR'] == pytest.approx(1 - np.exp(-1.5)) and row['cameras'] == 0
         for sensor in ('LiDAR', 'cameras'):  # all weights alike tell nothing
             assert np.isnan(row[f'AUROC {sensor}']) or row[f'AUROC {sensor}'] == 0.5
     assert looks_of({name: value[None] for name, value in record[0].items()}).lidar_states.shape == (1, 200, 96)
+
+
+def test_where_distrust_pays_by_counting_pairs(make_cfg, trained):
+    """AUROC is the share of pairs in which the place to distrust has the lower weight; ties count half."""
+    work_dir, _ = trained
+    model = build_trained_model(make_cfg(work_dir), str(work_dir / 'latest.pth'))
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.pts_bbox_head.aqr_router.verdict[-1].weight)
+    model.pts_bbox_head.aqr_router.familiar_limit.zero_()
+    store = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir))
+    least = float(np.sort(store.column('benefits')[:, 0])[-4])  # LiDAR's distrust pays in three samples at most
+    weights, pays = [], []
+    for row in range(11):
+        kept = {name: value[None] for name, value in store[row].items()}
+        with torch.no_grad():
+            say = torch.ones_like(kept['lidar_lost'])
+            weights.append(model.pts_bbox_head.aqr_router.weigh(looks_of(kept), kept['seen'], say)[0].numpy())
+        pays.append(targets_of(kept, None, least).weights[0].numpy() == 0)
+    weights, pays, cases = np.stack(weights), np.stack(pays), np.array(store.cases)
+    found = []
+    for row in verdicts(model, store, range(11), 4, least):
+        mine = np.ones(11, dtype=bool) if row['case'] == 'all' else cases == row['case']
+        for sensor, title in enumerate(('LiDAR', 'cameras')):
+            wrong = weights[mine, :, sensor][pays[mine, :, sensor]]
+            right = weights[..., sensor][(mine | (cases == 'clean'))[:, None] & ~pays[..., sensor]]
+            pairs = (wrong[:, None] < right) + 0.5 * (wrong[:, None] == right)
+            expected = pairs.mean() if pairs.size else np.nan
+            np.testing.assert_allclose(row[f'pays {title}'], expected, atol=1e-6)
+            found.append(expected)
+    assert np.isfinite(found).any()
 
 
 def _key(work_dir):

@@ -35,7 +35,9 @@ from .test import build_trained_model
 
 _TITLES = ('LiDAR', 'cameras')
 _LEGEND = ("On held-out samples. LiDAR, cameras: share of that sensor's attention that is taken, mean over queries.\n"
-           'AUROC: of the weights against the places that the failure records; - where it has none or all.')
+           'AUROC: of the weights against the places that the failure records; - where it has none or all.\n'
+           'Pays: AUROC of the weights against the places where distrust was taught, since it pays.')
+_EVERY = 'all'
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         held_out = _held_out(scenes, settings.held_out, cfg.seed)
         _learn(model, store, held_out, settings, cfg, work_dir)
         _learn_familiar(model.pts_bbox_head.aqr_router, store, scenes, settings.batch)
-        rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch)
+        rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch, settings.least_benefit)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, cases=rows)))
         text = f'{markdown_table(rows)}\n\n{_LEGEND}'
@@ -213,23 +215,49 @@ def _learn_familiar(router, store, scenes, batch):
 
 
 @torch.no_grad()
-def verdicts(model, store, rows, batch):
-    """What a router says of rows of evidence, case by case.
+def verdicts(model, store, rows, batch, least_benefit=None):
+    """What a router says of rows of evidence, case by case and of all.
 
     Args:
         model (CmtDetector): whose head has the router.
         store (EvidenceStore): holds the evidence.
         rows (Sequence[int]): of the store.
         batch (int): rows at a time.
+        least_benefit (float | None): see :func:`targets_of`.
 
     Returns:
-        list[dict]: per case its number of ``samples``; the mean share of attention that is taken from ``LiDAR`` and
-        ``cameras``, in [0, 1]; and ``AUROC LiDAR``, ``AUROC cameras`` of the weights: places that lost the sensor alone
-        against those that lost nothing, of this case and of clean samples; NaN where a side is empty.
+        list[dict]: per case, the last one ``all``, its number of ``samples``; the mean share of attention that is taken
+        from ``LiDAR`` and ``cameras``, in [0, 1]; ``AUROC LiDAR``, ``AUROC cameras`` of the weights: places that lost
+        the sensor alone against those that lost nothing, of this case and of clean samples; with a ``least_benefit``
+        also ``pays LiDAR``, ``pays cameras``: AUROC of places where distrust pays against others. NaN where a side is
+        empty.
     """
     if not len(rows):
         return []
-    head = model.pts_bbox_head.eval()
+    weights, taken, lost, pays = _weights_and_truth(model.pts_bbox_head.eval(), store, rows, batch, least_benefit)
+    nothing_lost = ~lost.any(axis=-1)
+    cases = np.array([store.cases[row] for row in rows])
+    table = []
+    for case in [*sorted(set(cases), key=lambda case: (case != CLEAN, case)), _EVERY]:
+        mine = (cases == case) | (case == _EVERY)
+        compared = (mine | (cases == CLEAN))[:, None]
+        row = {'case': case, 'samples': int(mine.sum())}
+        row.update({title: float(taken[mine, :, sensor].mean()) for sensor, title in enumerate(_TITLES)})
+        for sensor, title in enumerate(_TITLES):
+            alone = lost[..., sensor] & ~lost[..., 1 - sensor] & mine[:, None]
+            row[f'AUROC {title}'] = _auroc(weights[..., sensor], alone, nothing_lost & compared)
+        if pays is not None:
+            row.update({f'pays {title}': _auroc(weights[..., sensor], pays[..., sensor] & mine[:, None],
+                                                ~pays[..., sensor] & compared)
+                        for sensor, title in enumerate(_TITLES)})
+        table.append(row)
+    return table
+
+
+def _weights_and_truth(head, store, rows, batch, least_benefit):
+    """Of rows: weights, shares of attention that are taken, what is lost and where distrust pays, (N, Q, 2) each; the
+    last one None without a least benefit.
+    """
     loader = torch.utils.data.DataLoader(torch.utils.data.Subset(store, list(map(int, rows))), batch)
     parts = []
     for kept in loader:
@@ -240,27 +268,19 @@ def verdicts(model, store, rows, batch):
             weights = torch.stack([weights[..., 0], best_view_weights(weights[..., 1:], kept['seen'])], dim=-1)
         lost = torch.stack([kept['lidar_lost'], kept['cameras_lost']], dim=-1)
         taken = 1 - head.aqr_bias.weight_to_bias(weights).clamp(max=0).exp()
-        parts.append([part.cpu().numpy() for part in (weights, taken, lost)])
-    weights, taken, lost = (np.concatenate(part) for part in zip(*parts))
-    cases = np.array([store.cases[row] for row in rows])
-    table = []
-    for case in sorted(set(cases), key=lambda case: (case != CLEAN, case)):
-        mine = cases == case
-        row = {'case': case, 'samples': int(mine.sum())}
-        row.update({title: float(taken[mine, :, sensor].mean()) for sensor, title in enumerate(_TITLES)})
-        row.update({f'AUROC {title}': _auroc(weights[..., sensor], lost, sensor, mine, cases == CLEAN)
-                    for sensor, title in enumerate(_TITLES)})
-        table.append(row)
-    return table
+        parts.append([weights, taken, lost])
+        if least_benefit is not None:
+            parts[-1].append(targets_of(kept, None, least_benefit).weights < 0.5)
+    found = [torch.cat(part).cpu().numpy() for part in zip(*parts)]
+    return *found, *[None] * (least_benefit is None)
 
 
-def _auroc(weights, lost, sensor, mine, clean):
-    """Of one sensor's weights (N, Q) in the samples of a case, see :func:`verdicts`."""
-    alone = lost[..., sensor] & ~lost[..., 1 - sensor] & mine[:, None]
-    used = alone | (~lost.any(axis=-1) & (mine | clean)[:, None])
-    if not alone.any() or alone.sum() == used.sum():
+def _auroc(weights, wrong, right):
+    """Of one sensor's weights (N, Q), low ones at wrong against right places (N, Q) bool."""
+    used = wrong | right
+    if not wrong.any() or not right.any():
         return math.nan
-    return float(roc_auc_score(alone[used], -weights[used]))
+    return float(roc_auc_score(wrong[used], -weights[used]))
 
 
 def _save(model, cfg, checkpoint, path):
