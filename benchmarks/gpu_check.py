@@ -95,6 +95,8 @@ def parse(parser, argv):
         parser.error(f'argument --rounds: must be >= 2, got {args.rounds}')
     # Late: torch takes seconds, and --help is answered at once without it.
     import torch
+    if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6):
+        parser.error(f'torch must be 2.6 or newer, whose flex_attention is checked, got {torch.__version__}')
     if args.device is None and not torch.cuda.is_available():
         parser.error('no CUDA device found (torch.cuda.is_available() is False); --device cpu is the dry run')
     try:

@@ -21,6 +21,7 @@ SUBJECTS = {
     'monitor': 'AQRMonitorHook in that step: absent, between two looks, looking (*)',
     'router': 'the router beside one cross-attention',
     'growth': 'attention against queries, tokens and batch, one of them varied at a time',
+    'head-growth': 'the same of CmtHead',
 }
 
 
@@ -50,7 +51,7 @@ def make_parser():
     parser.add_argument('--only', nargs='+', metavar='NAME', help='measure these beside the base')
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
     parser.add_argument('--json', metavar='OUT', help='write the figures to this file')
-    parser.add_argument('--plot', metavar='OUT', help='growth: write a picture to this file')
+    parser.add_argument('--plot', metavar='OUT', help='growth, head-growth: write a picture to this file')
     parser.add_argument('--memory-of', nargs=2, help=argparse.SUPPRESS)  # name and title: print that run's peak
     return parser
 
@@ -63,8 +64,8 @@ def parse(parser, argv):
             parser.error(f'argument --{name}: must be >= 1, got {getattr(args, name)}')
     if args.clock == 'cpu' and args.threads != 1:
         parser.error('--clock cpu needs --threads 1: threads that wait for each other would count')
-    if args.plot and args.subject != 'growth':
-        parser.error('--plot goes with growth')
+    if args.plot and not args.subject.endswith('growth'):
+        parser.error('--plot goes with growth and head-growth')
     return args
 
 

@@ -41,7 +41,7 @@ def test_scales_have_their_tokens(tokens):
     (['attention', '--rounds', '0'], 'argument --rounds: must be >= 1, got 0'),
     (['head', '--batch', '-1'], 'argument --batch: must be >= 1, got -1'),
     (['attention', '--clock', 'cpu', '--threads', '2'], '--clock cpu needs --threads 1'),
-    (['attention', '--plot', 'out.png'], '--plot goes with growth'),
+    (['attention', '--plot', 'out.png'], '--plot goes with growth and head-growth'),
     (['attention', *QUICK, '--only', 'plain', 'globl'], "argument --only: attention has no 'globl'; it has 'plain', "),
 ])
 def test_mistakes(tiny_scale, capsys, arguments, message):
@@ -56,7 +56,8 @@ def test_mistakes(tiny_scale, capsys, arguments, message):
       'half on stand-ins', 'sketch: dense per head']),
     ('head', ['forward', 'forward + backward'],
      ['no AQR', 'AQR global', 'AQR local', 'looks, none suspected', 'looks, half lean on stand-ins']),
-    ('train-step', ['training step'], ['no AQR', 'AQR global', 'looks and stand-ins']),
+    ('train-step', ['training step'], ['no AQR', 'AQR global', 'looks, none suspected',
+                                       'looks, about half lean on stand-ins']),
     ('monitor', ['training step'], ['no hook', 'idle', 'looking']),
     ('router', ['forward'], ['one plain attention', 'router']),
 ])
@@ -72,15 +73,18 @@ def test_subjects_run(tiny_scale, tmp_path, capsys, subject, titles, names):
     assert all(printed.count(f'\n  {name:<26}') == len(titles) for name in names)
 
 
-def test_growth_runs(tiny_scale, tmp_path, capsys):
-    run.main(['growth', *QUICK, '--only', 'local fused', '--json', str(tmp_path / 'out.json'), '--plot',
+@pytest.mark.parametrize('subject, title, base, other', [
+    ('growth', 'forward + backward', 'plain', 'local fused'),
+    ('head-growth', 'forward', 'no AQR', 'looks, none suspected')])
+def test_growth_runs(tiny_scale, tmp_path, capsys, subject, title, base, other):
+    run.main([subject, *QUICK, '--only', other, '--json', str(tmp_path / 'out.json'), '--plot',
               str(tmp_path / 'out.png')])
     results = json.loads((tmp_path / 'out.json').read_text())['results']
     assert {quantity: [value for value, _ in points] for quantity, points in results.items()} == dict(
         queries=[300, 900, 1500], tokens=[22384, 56400], batch=[1, 2])
-    assert all(list(seconds) == ['plain', 'local fused'] for points in results.values() for _, seconds in points)
+    assert all(list(seconds) == [base, other] for points in results.values() for _, seconds in points)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ['forward', '+', 'backward', 'plain', 'local', 'fused']
+    assert lines[1].split() == f'{title} {base} {other}'.split()
     assert [line.split()[:3] for line in lines[2:]] == [
         [quantity, '=', str(value)] for quantity, points in results.items() for value, _ in points]
     assert all('(1.00x)' in line for line in lines[2:])

@@ -35,8 +35,8 @@ from .test import build_trained_model
 
 _TITLES = ('LiDAR', 'cameras')
 _LEGEND = ("On held-out samples. LiDAR, cameras: share of that sensor's attention that is taken, mean over queries.\n"
-           'AUROC: of the weights against the places that the failure records; - where it has none or all.\n'
-           'Pays: AUROC of the weights against the places where distrust was taught, since it pays.')
+           'AUROC: of the weights against the places that the failure records; - where it has none or all.')
+_LEGEND_PAYS = '\nPays: AUROC of the weights against the places where distrust was taught, since it pays.'
 _EVERY = 'all'
 
 
@@ -132,7 +132,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch, settings.least_benefit)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, cases=rows)))
-        text = f'{markdown_table(rows)}\n\n{_LEGEND}'
+        text = f'{markdown_table(rows)}\n\n{_LEGEND}{_LEGEND_PAYS * settings.needs_benefits}'
         with atomic_path(work_dir / 'router.md') as path:
             path.write_text(f'{text}\n')
         _save(model, cfg, checkpoint, work_dir / 'latest.pth')

@@ -26,21 +26,22 @@ def draw_ablation(path, differences, seen, fair):
         f'difference in mAP to {fair} (right is better →)\n* never in training')
 
 
-def draw_growth(path, growth):
-    """Draw how the cost of attention grows with queries, tokens and batch (`benchmarks/run.py growth`).
+def draw_growth(path, growth, title='forward + backward'):
+    """Draw how a cost grows with queries, tokens and batch (`benchmarks/run.py growth`, `head-growth`).
 
-    One panel per quantity: seconds of forward + backward against its values, a line per candidate.
+    One panel per quantity: seconds against its values, a line per candidate.
 
     Args:
         path (str | Path): picture to write; its suffix is the format.
         growth (dict): quantity -> list of ``(value, {candidate: seconds})``.
+        title (str): of the pass that was timed.
     """
     figure = new_figure((4.2 * len(growth), 3.6))
     for axes, (quantity, points) in zip(figure.subplots(1, len(growth), squeeze=False)[0], growth.items()):
         values = [value for value, _ in points]
         for name, style in _styles(points[0][1]).items():
             axes.plot(values, [seconds[name] for _, seconds in points], label=name, **style)
-        axes.set(xlabel=quantity, ylabel='forward + backward (s)', xticks=values, ylim=(0, None))
+        axes.set(xlabel=quantity, ylabel=f'{title} (s)', xticks=values, ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
     save_figure(figure, path)

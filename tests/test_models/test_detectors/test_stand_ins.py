@@ -1,9 +1,11 @@
 """Stand-ins in the whole detector: neutral start, full distrust, and features of blank sensors that are never stale."""
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmcv.runner import EMAHook
 
 from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 
@@ -117,6 +119,35 @@ def test_blank_features_follow_the_weights(make_detector, make_data):
     assert not torch.equal(twin.blank_features(*arguments)[1][0], detector.blank_features(*arguments)[1][0])
 
 
+def test_blank_features_follow_weights_that_a_hook_exchanges(make_detector, make_data):
+    """mmcv's EMAHook writes through ``.data``, which torch does not count as a change."""
+    detector, data = make_detector(enable_aqr=True, aqr_stand_ins=True), make_data()
+    arguments = data['points'], data['img'], data['img_metas']
+    hook, runner = EMAHook(momentum=0.5, warm_up=1), SimpleNamespace(model=detector, iter=10)
+    hook.before_run(runner)
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.mul_(1.5)
+    hook.after_train_iter(runner)
+    trained = detector.train().blank_features(*arguments)[1][0].clone()
+    hook.after_train_epoch(runner)  # before evaluation
+    averaged = detector.eval().blank_features(*arguments)[1][0].clone()
+    detector.train()  # as mmcv's runner does before it calls the hooks
+    hook.before_train_epoch(runner)
+    assert torch.equal(detector.blank_features(*arguments)[1][0], trained)
+    hook.after_train_epoch(runner)
+    assert torch.equal(copy.deepcopy(detector).eval().blank_features(*arguments)[1][0], averaged)
+    assert not torch.equal(trained, averaged)
+
+
+def test_samples_that_are_normalized_differently(make_detector, make_data):
+    detector, data = make_detector(enable_aqr=True, aqr_stand_ins=True).eval(), make_data()
+    data['img_metas'][1]['img_norm_cfg'] = dict(mean=np.zeros(3, np.float32), std=np.ones(3, np.float32))
+    data['img_metas'][0]['img_norm_cfg'] = dict(mean=np.ones(3, np.float32), std=np.ones(3, np.float32))
+    with pytest.raises(ValueError, match='must be normalized alike for one black image to stand for all, got levels'):
+        detector.blank_features(data['points'], data['img'], data['img_metas'])
+
+
 def test_a_training_step_leaves_statistics_to_the_batch(make_detector, make_data):
     """Blank inputs never reach the running statistics of BatchNorm, and no gradient flows through them."""
     data = make_data()
@@ -172,6 +203,42 @@ def test_looks_and_decoder_share_the_first_layer(make_detector, make_data, optio
     for name, value in unshared.items():
         if isinstance(value, torch.Tensor):
             torch.testing.assert_close(shared[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_is_not_shared(make_detector, make_data):
+    """In training mode queries of looks and decoder differ by dropout; without gradients the result is the same."""
+    detector = louder(make_detector(enable_aqr=True, aqr_stand_ins=True, **CONFERRING).eval())
+    head, data = detector.pts_bbox_head, make_data()
+    torch.nn.init.normal_(head.aqr_router.verdict[-1].weight)
+    for name, parameter in head.transformer.named_parameters():
+        if 'attentions' in name and name.endswith('bias'):
+            torch.nn.init.normal_(parameter)
+    pts_feats, img_feats, blank = features_of(detector, data)
+    head.transformer.train()
+    for module in head.transformer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    outs = []
+    for has_grad in (True, False):
+        torch.manual_seed(0)
+        with torch.set_grad_enabled(has_grad):
+            outs.append(head(pts_feats, img_feats, data['img_metas'], blank)[0][0]['center'].detach())
+    torch.testing.assert_close(*outs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('lean', [0.0, 1.0])
+def test_later_layers_read_stand_ins_only_where_a_query_leans_on_them(make_detector, make_data, lean):
+    detector = louder(make_detector(enable_aqr=True, aqr_stand_ins=True, **CONFERRING).eval())
+    head, data, keys = detector.pts_bbox_head, make_data(), []
+    with torch.no_grad():
+        head.aqr_router.verdict[-1].bias.copy_(torch.tensor([3.0 - 6 * lean, 3.0]))  # LiDAR is trusted, or is not
+        last = head.transformer.decoder.layers[-1].attentions[1].attn
+        project = last._key_value_heads
+        last._key_value_heads = lambda key, value: keys.append(key.shape[1]) or project(key, value)
+        pts_feats, img_feats, blank = features_of(detector, data)
+        bias = head(pts_feats, img_feats, data['img_metas'], blank)[0][0]['routing'].bias
+    lidar = bias.segments[0]
+    assert sum(keys) == bias.num_tokens + lean * (lidar.stop - lidar.start)
 
 
 def features_of(detector, data):

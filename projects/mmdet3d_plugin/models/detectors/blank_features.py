@@ -8,7 +8,9 @@ from ..utils.remembered import Remembered, tensors_state
 
 
 class BlankFeatures:
-    """Features of black images and of an empty cloud, computed anew whenever weights of the branches change.
+    """Features of black images and of an empty cloud, computed anew whenever weights of the branches change, or the
+    detector goes from training to evaluation or back, when hooks exchange weights unseen (EMA); not after other writes
+    to ``weight.data``, which torch does not count.
 
     Images are black before normalization, as CMT's masked-modal training has them. Points are as that training has
     them, all at the origin ('origin'), or there are none ('none'). BatchNorm uses its running statistics, no image is
@@ -36,7 +38,7 @@ class BlankFeatures:
             tuple[list[Tensor], list[Tensor]]: camera features (B * V, C, h, w) and BEV features (B, C, H, W).
 
         Raises:
-            ValueError: if ``img_metas`` do not say how images were normalized.
+            ValueError: if ``img_metas`` do not say how images were normalized, or samples differ in it.
         """
         black = _black_image(img, img_metas)
 
@@ -46,8 +48,8 @@ class BlankFeatures:
             with evaluating(detector):
                 return detector.extract_feat([points], black[None, None], [dict(img_metas[0])])
 
-        state = _branches_state(detector), cloud.shape[1], cloud.device, black.shape, black[:, 0, 0].tolist()
-        features = self._remembered(state, make)
+        inputs = cloud.shape[1], cloud.device, black.shape, black[:, 0, 0].tolist()
+        features = self._remembered((_branches_state(detector), detector.training, inputs), make)
         views = img.shape[0] * img.shape[1]
         return tuple([level.expand(count, *level.shape[1:]) for level in levels]
                      for levels, count in zip(features, (views, img.shape[0])))
@@ -55,11 +57,14 @@ class BlankFeatures:
 
 def _black_image(img, img_metas):
     """(3, H, W) a black image as normalization and padding leave it."""
-    norm = img_metas[0].get('img_norm_cfg')
-    if norm is None:
+    if any(meta.get('img_norm_cfg') is None for meta in img_metas):
         raise ValueError("img_metas lack 'img_norm_cfg', which says what a black image is after normalization: it must "
                          'be among the meta_keys of Collect3D')
-    level = torch.as_tensor(-norm['mean'] / norm['std'], dtype=img.dtype, device=img.device)
+    levels = [-meta['img_norm_cfg']['mean'] / meta['img_norm_cfg']['std'] for meta in img_metas]
+    if any((level != levels[0]).any() for level in levels):
+        raise ValueError('img_metas: images of a batch must be normalized alike for one black image to stand for all, '
+                         f'got levels of black of {[level.tolist() for level in levels]}')
+    level = torch.as_tensor(levels[0], dtype=img.dtype, device=img.device)
     shape = img_metas[0].get('img_shape', img.shape[-2:])
     height, width = (shape[0] if np.ndim(shape[0]) else shape)[:2]  # a list of shapes, or one for all
     black = img.new_zeros(3, *img.shape[-2:])

@@ -215,3 +215,23 @@ def test_nothing_attends_to_nothing(num_query, tokens, local, dtype):
         assert all(torch.isfinite(grad).all() for grad in grads)
         if not (num_query and sum(tokens)):
             assert (out == 0).all() and all((grad == 0).all() for grad in grads)
+
+
+@pytest.mark.parametrize('inference', [False, True])
+@pytest.mark.parametrize('is_local', [False, True])
+def test_numbers_that_are_changed_unseen(inference, is_local):
+    """Writes that no version of a tensor tells: in inference mode, and through ``.data``."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(inference):
+        shapes, values = ((4, 5), (3, 4)), torch.randn(1, 3, 2, generator=generator)
+        windows = {}
+        if is_local:
+            cells = torch.stack([torch.randint(size, (1, 3, 2), generator=generator) for size in (3, 4)], dim=-1)
+            windows = dict(cells=cells, seen=torch.ones(1, 3, 2, dtype=torch.bool), windows=(3, 3))
+        bias = AttentionBias(values, shapes, **windows)
+        inputs = tensors(bias, generator, torch.float32)
+        for change in (lambda: None, lambda: bias.values.data.mul_(-3), lambda: is_local and bias.cells.data.zero_(),
+                       lambda: is_local and bias.seen.data.logical_not_()):
+            change()
+            torch.testing.assert_close(fused_attention(*inputs, bias), dense_reference(*inputs, bias), rtol=1e-5,
+                                       atol=1e-5)

@@ -142,15 +142,18 @@ class _Tile:
 
 
 def _plan(bias, dtype, tile_keys):
-    """Tiles of a bias, made once per forward pass and shared by all layers; again if its values were changed in place.
+    """Tiles of a bias, made once per forward pass and shared by all layers; again if its numbers were changed in place.
     """
-    state = 0 if bias.values.is_inference() else bias.values._version, dtype, tile_keys
-    if bias not in _PLANS or _PLANS[bias][0] != state:
+    # Compared by copies: versions of tensors do not tell in inference mode, nor what was written through ``.data``.
+    numbers = [part.detach() for part in (bias.values, bias.cells, bias.seen) if part is not None]
+    state, copies, plan = _PLANS.get(bias, (None, (), None))
+    if state != (dtype, tile_keys) or not all(map(torch.equal, numbers, copies)):
         with torch.no_grad():
             values, top = bias.per_head().detach().double(), bias.top()
-            _PLANS[bias] = state, list(_window_tiles(bias, values, top, dtype, tile_keys) if bias.is_local else
-                                       _whole_tiles(bias, values - top.unsqueeze(-1), dtype))
-    return _PLANS[bias][1]
+            plan = list(_window_tiles(bias, values, top, dtype, tile_keys) if bias.is_local else
+                        _whole_tiles(bias, values - top.unsqueeze(-1), dtype))
+        _PLANS[bias] = (dtype, tile_keys), [part.clone() for part in numbers], plan
+    return plan
 
 
 def _whole_tiles(bias, values, dtype):

@@ -158,8 +158,9 @@ def _geometry(bias):
         segment, (B or 1, 1, Q or 1, slots) in float64, 0 where it does not see the query; and the largest bias of each
         query (B, heads or 1, Q) in float64.
     """
-    # Inference tensors have no version; a stale largest bias would cost digits only.
-    version = None if bias.values.is_inference() else bias.values._version
+    # Inference tensors have no version: there a bias must stay as it is, as that of a forward pass does.
+    version = [None if part is None or part.is_inference() else part._version
+               for part in (bias.values, bias.cells, bias.seen)]
     if bias not in _GEOMETRIES or _GEOMETRIES[bias][0] != version:
         with torch.no_grad():
             _GEOMETRIES[bias] = version, (*_centers(bias), [_slot_cone(bias, segment)

@@ -130,9 +130,11 @@ class CmtTransformer(BaseModule):
         return out.transpose(1, 2), memory  # (L, B, Q, C), (F, B, C)
 
     def can_share(self, device):
-        """Whether calls of :meth:`forward` on a device can have ``shared`` now."""
+        """Whether calls of :meth:`forward` on a device can have ``shared`` now: not in training, where dropout makes
+        the queries of each call others.
+        """
         attention = self.decoder.layers[0].attentions[self.decoder.attention_slot('cross_attn')]
-        return getattr(attention, 'impl', 'dense') != 'dense' and can_chunk(device)
+        return not self.training and getattr(attention, 'impl', 'dense') != 'dense' and can_chunk(device)
 
     def _bias_of_layers(self, bias):
         """One bias for each layer."""
