@@ -117,7 +117,8 @@ def _neutral_note(snapshots):
     if any((weights != 0.5).any() for snapshot in snapshots
            for weights in (snapshot.lidar_weights, snapshot.camera_weights)):
         return []
-    return ['Every weight is 0.5: the router is neutral, as an untrained one is, and there is no bias.']
+    return ['Every weight is 0.5: the router is neutral, as an untrained one is, or a conferring one that sees what is '
+            'unlike all of its training, and there is no bias.']
 
 
 def _weights_table(snapshots):
