@@ -26,5 +26,5 @@ data = dict(
     train=dict(data_root=data_root, ann_file=train_infos, pipeline=train_pipeline),
     val=dict(data_root=data_root, ann_file=val_infos),
     test=dict(data_root=data_root, ann_file=val_infos))
-router_training = dict(samples=640, iters=600, least_benefit=None)
+router_training = dict(samples=640, iters=600, least_benefit=None, caution=0.0)
 log_config = dict(interval=20)

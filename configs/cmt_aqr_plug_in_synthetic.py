@@ -2,4 +2,4 @@
 # where this lowers the detector's loss.
 _base_ = './cmt_aqr_together_synthetic.py'
 model = dict(train_only=['pts_bbox_head.aqr_router'])
-router_training = dict(samples=4500, iters=2000, least_benefit=0.01)
+router_training = dict(samples=4500, iters=2000, least_benefit=0.01, caution=0.1)

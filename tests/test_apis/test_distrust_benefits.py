@@ -108,7 +108,7 @@ def test_a_lidar_of_another_scene_had_better_be_distrusted(make_cfg, repo_root, 
     assert benefits.shape == touched.shape == (6, 2)
     assert (benefits[:, 0] > 0.1).all() and (benefits[:, 1] < 0).all()
     assert touched.tolist() == [[True, False]] * 6
-    cfg.router_training.least_benefit = None  # the same folder with rows of another kind
+    cfg.router_training.update(least_benefit=None, caution=0.0)  # the same folder with rows of another kind
     with pytest.raises(ValueError, match='holds evidence of another detector, other data or settings'):
         train_router(cfg, checkpoint, 'plug_in.py', workers=1)
 

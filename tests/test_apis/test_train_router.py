@@ -1,4 +1,6 @@
 """The plug-in training: evidence is kept, an interruption costs little, and nothing but the router changes."""
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from mmdet3d.models import build_model
 
 from projects.mmdet3d_plugin.apis import build_trained_model, load_config, train_router
 from projects.mmdet3d_plugin.apis.router_evidence import EvidenceStore, collect_evidence, looks_of, targets_of
-from projects.mmdet3d_plugin.apis.train_router import verdicts
+from projects.mmdet3d_plugin.apis.train_router import margins, verdicts
 from projects.mmdet3d_plugin.models.detectors import CmtDetector
 
 
@@ -187,6 +189,38 @@ def test_where_distrust_pays_by_counting_pairs(make_cfg, trained):
     assert np.isfinite(found).any()
 
 
+@pytest.mark.parametrize('caution', [0.0, 0.1, 0.5])
+def test_margins_against_a_loop(make_cfg, trained, tmp_path, caution):
+    work_dir, _ = trained
+    shutil.copytree(work_dir / 'evidence', tmp_path / 'evidence')
+    head = build_trained_model(make_cfg(work_dir), str(work_dir / 'latest.pth')).pts_bbox_head
+    torch.manual_seed(0)
+    torch.nn.init.normal_(head.aqr_router.verdict[-1].weight, std=5.0)
+    head.aqr_router.familiar_limit.zero_()
+    store = EvidenceStore(tmp_path / 'evidence', 11, _key(work_dir))
+    store.column('benefits')[:] = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32) + [0.3, -0.5]
+    samples = [{name: value[None] for name, value in store[row].items()} for row in range(11)]
+    bias = head.aqr_router.verdict[-1].bias
+    grid, before = np.arange(33) / 4, bias.detach().clone()
+    won = np.zeros((33, 2))
+    for index, margin in enumerate(grid):
+        with torch.no_grad():
+            bias.copy_(before + margin)
+            for kept in samples:
+                say = torch.ones_like(kept['lidar_lost'])
+                weights = head.aqr_router.weigh(looks_of(kept), kept['seen'], say)[0].numpy()
+                for sensor, lost in enumerate((kept['lidar_lost'][0].numpy(), kept['cameras_lost'][0].numpy())):
+                    where = lost if lost.any() else np.ones_like(lost)
+                    taken = 1 - np.clip(2 * weights[where, sensor], np.exp(-1.5), 1)
+                    won[index, sensor] += taken.mean() * kept['benefits'][0, sensor].item()
+    with torch.no_grad():
+        bias.copy_(before)
+    most = won.max(axis=0)
+    expected = [grid[won[:, sensor] >= most[sensor] - caution * abs(most[sensor]) - 1e-6].max() for sensor in range(2)]
+    assert margins(head, store, range(11), 4, caution) == pytest.approx(expected)
+    assert torch.equal(bias, before) and (caution == 0 or max(expected) > 0)
+
+
 def _key(work_dir):
     from projects.mmdet3d_plugin.utils.record_file import read_record
     return read_record(work_dir / 'evidence/evidence.json')['key']
@@ -196,7 +230,11 @@ def test_refusals_before_anything_is_written(make_cfg, checkpoint, tmp_path):
     for others, message in (
             ({'model.pts_bbox_head.aqr_router.type': 'AQRWeightGenerator'}, 'AQRWeightGenerator: tools/train.py'),
             ({'router_training.iters': 0}, r'router_training.iters must be an integer >= 1'),
-            ({'router_training.held_out': 1.0}, r'router_training.held_out must be in \[0, 1\)')):
+            ({'router_training.held_out': 1.0}, r'router_training.held_out must be in \[0, 1\)'),
+            ({'router_training.caution': 1.0}, r'router_training.caution must be in \[0, 1\), got 1'),
+            ({'router_training.caution': -0.1}, r'router_training.caution must be a finite number >= 0, got -0.1'),
+            ({'router_training.held_out': 0.0}, 'router_training.caution weighs benefits in held-out scenes'),
+            ({'router_training.least_benefit': None}, 'it needs least_benefit and held_out > 0, got None and 0.3')):
         with pytest.raises(ValueError, match=message):
             train_router(make_cfg(tmp_path / 'run', **others), checkpoint, 'plug_in.py')
     assert not (tmp_path / 'run').exists()

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from projects.mmdet3d_plugin.core.failure_record import FailureRecord
 from projects.mmdet3d_plugin.models.utils.weight_maps import WEIGHT_MAPS, make_weight_map
 from projects.mmdet3d_plugin.visualization.bias_report import describe_query, draw_sample, introduction
 from projects.mmdet3d_plugin.visualization.html_report import Table
@@ -49,6 +50,14 @@ def test_a_router_that_does_not_look(tmp_path, local):
     row = row_of(tables(tmp_path, snapshot)[2])
     assert not any('alone' in name for name in row) and row['to stand-ins'] == '0.0%'
     assert 'alone' not in describe_query(snapshot, 4)
+
+
+def test_what_lies_counts_as_lost(tmp_path):
+    """A stale image is there: no text may say that it is not."""
+    lying = make_snapshot('stale_views@3', failure=FailureRecord('stale_views@3', views_lost=np.ones(6, dtype=bool)))
+    from_above, images, *_ = draw_sample(tmp_path, 'sample 3', [make_snapshot(), lying], [])[2].parts
+    assert 'A lost sensor shows nothing, or not what is there.' in from_above.caption
+    assert images.alt.endswith(f'images lost: {", ".join(CAMERAS)}.')
 
 
 @pytest.mark.parametrize('weight_map', WEIGHT_MAPS)

@@ -148,6 +148,8 @@ def test_captions_compare_the_same_queries_in_both_cases(clean, failed):
     for axes, snapshot in zip(figure.axes, (clean, failed)):
         text = ' '.join(axes.get_title(loc='left').split())
         assert text.startswith(str(snapshot.case))
+        by = f' by what {LONG_CASE} loses' * (snapshot is clean)  # where clean has nothing lost
+        assert f'mean LiDAR / camera weight{by}: nothing lost' in text
         for name, mask in {'nothing lost': ~lidar & ~cameras, 'LiDAR lost': lidar & ~cameras,
                            'cameras lost': ~lidar & cameras, 'both lost': lidar & cameras}.items():
             if mask.any():

@@ -20,7 +20,7 @@ from ..models.utils.aqr.aqr import PREFIX
 from ..models.utils.aqr.conferring_router import mean_states
 from ..models.utils.aqr.looks import Looks
 from ..models.utils.aqr.routing_record import best_view_weights
-from ..models.utils.aqr.supervision import TARGETS, routing_loss, targets_of_views
+from ..models.utils.aqr.supervision import TARGETS, places_to_distrust, routing_loss, targets_of_views
 from ..models.utils.token_layout import MODALITIES
 from ..utils.atomic_file import atomic_path
 from ..utils.content_hash import content_key, file_sha256
@@ -38,6 +38,7 @@ _LEGEND = ("On held-out samples. LiDAR, cameras: share of that sensor's attentio
            'AUROC: of the weights against the places that the failure records; - where it has none or all.')
 _LEGEND_PAYS = '\nPays: AUROC of the weights against the places where distrust was taught, since it pays.'
 _EVERY = 'all'
+_LARGEST_MARGIN, _MARGIN_STEP = 8.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class RouterTraining:
         lr, weight_decay (float): of AdamW; the rate rises and falls once (one-cycle).
         least_benefit (float | None): None teaches distrust wherever a failure lost a sensor. A number >= 0 teaches it
             where it lowers the detection loss of the sample by more (:func:`paying_targets`).
+        caution (float): in [0, 1), share of what distrust wins in held-out scenes that may be given up so that doubt
+            acts only where the router is sure: each sensor's logits are raised as far as that allows (:func:`margins`).
+            Above 0 it needs ``least_benefit`` and ``held_out``.
 
     Raises:
         ValueError: for numbers out of range.
@@ -65,6 +69,7 @@ class RouterTraining:
     lr: float = 1e-3
     weight_decay: float = 0.01
     least_benefit: Optional[float] = None
+    caution: float = 0.0
 
     def __post_init__(self):
         for name in ('samples', 'batch', 'iters'):
@@ -75,6 +80,11 @@ class RouterTraining:
             raise ValueError(f'router_training.held_out must be in [0, 1), got {self.held_out}')
         if self.least_benefit is not None:
             check_factor('router_training.least_benefit', self.least_benefit)
+        if not 0 <= check_factor('router_training.caution', self.caution) < 1:
+            raise ValueError(f'router_training.caution must be in [0, 1), got {self.caution}')
+        if self.caution and not (self.needs_benefits and self.held_out):
+            raise ValueError('router_training.caution weighs benefits in held-out scenes: it needs least_benefit and '
+                             f'held_out > 0, got {self.least_benefit} and {self.held_out}')
 
     @property
     def needs_benefits(self):
@@ -129,10 +139,17 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         held_out = _held_out(scenes, settings.held_out, cfg.seed)
         _learn(model, store, held_out, settings, cfg, work_dir)
         _learn_familiar(model.pts_bbox_head.aqr_router, store, scenes, settings.batch)
+        raised = [0.0] * len(MODALITIES)
+        if settings.caution:
+            raised = margins(model.pts_bbox_head, store, np.flatnonzero(held_out), settings.batch, settings.caution)
+            with torch.no_grad():
+                model.pts_bbox_head.aqr_router.verdict[-1].bias += torch.tensor(raised, device=default_device())
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch, settings.least_benefit)
         write_record(work_dir / 'router.json', plain_values(dict(
-            checkpoint=str(checkpoint), seed=cfg.seed, cases=rows)))
+            checkpoint=str(checkpoint), seed=cfg.seed, margins=raised, cases=rows)))
         text = f'{markdown_table(rows)}\n\n{_LEGEND}{_LEGEND_PAYS * settings.needs_benefits}'
+        if settings.caution:
+            text += '\nCaution: logits were raised by {:.2f} (LiDAR) and {:.2f} (cameras).'.format(*raised)
         with atomic_path(work_dir / 'router.md') as path:
             path.write_text(f'{text}\n')
         _save(model, cfg, checkpoint, work_dir / 'latest.pth')
@@ -215,6 +232,38 @@ def _learn_familiar(router, store, scenes, batch):
 
 
 @torch.no_grad()
+def margins(head, store, rows, batch, caution):
+    """How far the logits of a router's weights can be raised before distrust wins much less.
+
+    What it wins in a sample is the benefit of distrusting a sensor by the share of its attention that is taken where it
+    could be distrusted. Failures that were never in training show no such certainty as known ones; a margin leaves
+    them, and clean samples, alone.
+
+    Args:
+        head (CmtHead): with the router.
+        store (EvidenceStore): holds the evidence, with benefits.
+        rows (Sequence[int]): of samples that it did not learn from.
+        batch (int): rows at a time.
+        caution (float): in [0, 1), share of the most that can be won with any margin which may be given up.
+
+    Returns:
+        list[float]: for LiDAR and the cameras, >= 0, at most 8.
+    """
+    grid = torch.arange(0, _LARGEST_MARGIN + _MARGIN_STEP / 2, _MARGIN_STEP)  # (M,)
+    won = torch.zeros(len(grid), len(MODALITIES), dtype=torch.double)
+    for kept in _batches(store, rows, batch):
+        logits = _weights(head.aqr_router.eval(), kept).logit()  # (B, Q, 2), 0 where a sample is unfamiliar
+        places = places_to_distrust(kept['lidar_lost'], kept['cameras_lost'])
+        for index, margin in enumerate(grid.tolist()):
+            taken = _taken(head.aqr_bias, (logits + margin).sigmoid()) * places
+            share = taken.sum(dim=1) / places.sum(dim=1).clamp(min=1)  # (B, 2)
+            won[index] += (share * kept['benefits']).sum(dim=0).double().cpu()
+    most = won.amax(dim=0)  # below 0 where even the largest margin leaves distrust that harms
+    enough = won >= most - caution * most.abs()
+    return [grid[column].max().item() for column in enough.unbind(-1)]
+
+
+@torch.no_grad()
 def verdicts(model, store, rows, batch, least_benefit=None):
     """What a router says of rows of evidence, case by case and of all.
 
@@ -258,21 +307,34 @@ def _weights_and_truth(head, store, rows, batch, least_benefit):
     """Of rows: weights, shares of attention that are taken, what is lost and where distrust pays, (N, Q, 2) each; the
     last one None without a least benefit.
     """
-    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(store, list(map(int, rows))), batch)
     parts = []
-    for kept in loader:
-        kept = {name: value.to(default_device()) for name, value in kept.items()}
-        has_say = torch.ones_like(kept['lidar_lost'])
-        weights = head.aqr_router.weigh(looks_of(kept), kept['seen'], has_say)  # (B, Q, 2 or 1 + V)
-        if head.aqr_router.per_view:
-            weights = torch.stack([weights[..., 0], best_view_weights(weights[..., 1:], kept['seen'])], dim=-1)
+    for kept in _batches(store, rows, batch):
+        weights = _weights(head.aqr_router, kept)
         lost = torch.stack([kept['lidar_lost'], kept['cameras_lost']], dim=-1)
-        taken = 1 - head.aqr_bias.weight_to_bias(weights).clamp(max=0).exp()
-        parts.append([weights, taken, lost])
+        parts.append([weights, _taken(head.aqr_bias, weights), lost])
         if least_benefit is not None:
             parts[-1].append(targets_of(kept, None, least_benefit).weights < 0.5)
     found = [torch.cat(part).cpu().numpy() for part in zip(*parts)]
     return *found, *[None] * (least_benefit is None)
+
+
+def _batches(store, rows, batch):
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(store, list(map(int, rows))), batch)
+    for kept in loader:
+        yield {name: value.to(default_device()) for name, value in kept.items()}
+
+
+def _weights(router, kept):
+    """(B, Q, 2) of a batch of rows; of a router that judges by view, those of the view that it trusts most."""
+    weights = router.weigh(looks_of(kept), kept['seen'], torch.ones_like(kept['lidar_lost']))
+    if not router.per_view:
+        return weights
+    return torch.stack([weights[..., 0], best_view_weights(weights[..., 1:], kept['seen'])], dim=-1)
+
+
+def _taken(bias, weights):
+    """Share of a sensor's attention that its weights take, in [0, 1]."""
+    return 1 - bias.weight_to_bias(weights).clamp(max=0).exp()
 
 
 def _auroc(weights, wrong, right):

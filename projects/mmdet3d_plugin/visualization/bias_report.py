@@ -41,7 +41,7 @@ def draw_sample(folder, name, snapshots, queries, on_case=None, model=''):
         draw_routing_cameras(path, snapshot, queries, model + title)
         parts.append(Picture(
             path, f'{len(snapshot.images)} camera images of {title}, with boxes and the queries that each sees; '
-            f'without an image: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
+            f'images lost: {", ".join(snapshot.lost_cameras) or "none"}.', _CAMERAS_CAPTION))
         for query in queries:
             path = Path(f'{case_stem}_query_{query}.png')
             draw_query(path, snapshot, query, f'{model}{title}: {describe_query(snapshot, query)}')
@@ -194,7 +194,8 @@ _STAND_INS = (
     'nothing (black images, no points), and not to the other sensor.')
 _BEV_CAPTION = (
     'From above: LiDAR points, boxes with a line to their front, and every query at its reference point, in the color '
-    'of its preference. Hatched: places where LiDAR lost its points; dotted: places all of whose cameras are lost.')
+    'of its preference. Hatched: places where LiDAR is lost; dotted: places all of whose cameras are lost. A lost '
+    'sensor shows nothing, or not what is there.')
 _SIDE_BY_SIDE = (
     ' Left the clean sample, right the failure; the means above both maps are over the same queries, grouped by what '
     'the failure loses at their place.')

@@ -22,7 +22,7 @@ _QUERY_LABEL = 'queries (color: preference)'
 def draw_routing(path, snapshots, queries=(), title=None):
     """Draw the BEV maps of a sample under some cases side by side, each by `draw_routing_bev`.
 
-    Above each map stand its case, the number of detections, the cameras without an image, and the mean LiDAR and camera
+    Above each map stand its case, the number of detections, the cameras that are lost, and the mean LiDAR and camera
     weight of the queries by what the *last* case loses at their place, so that the same queries are compared.
 
     Args:
@@ -41,7 +41,8 @@ def routing_figure(snapshots, queries=(), title=None):
     handles = {}
     for place, snapshot in zip(axes, snapshots):
         handles.update((handle.get_label(), handle) for handle in draw_routing_bev(place, snapshot, queries))
-        place.set_title(caption(snapshot, snapshots[-1].regions(), width=112), fontsize=9.5, loc='left')
+        case = '' if snapshot is snapshots[-1] else str(snapshots[-1].case)
+        place.set_title(caption(snapshot, snapshots[-1].regions(), 112, case), fontsize=9.5, loc='left')
     preference_bar(figure, list(axes), location='right', shrink=0.7, aspect=35)
     figure.suptitle(title)
     legend_below(figure, list(handles.values()), columns=4 * len(snapshots))
@@ -241,12 +242,13 @@ def mean_weights(snapshot, regions):
             for name, mask in regions.items() if mask.any()}
 
 
-def caption(snapshot, regions, width):
+def caption(snapshot, regions, width, other_case=''):
     """Lines on a case: name, number of detections, lost cameras, mean weights by region; wrapped at `width` characters.
+    `other_case` is the case whose regions these are, where it is another one.
     """
     weights = '; '.join(f'{name} {lidar:.2f}\u00a0/\u00a0{camera:.2f}\u00a0({count}\u00a0queries)'  # not torn apart
                         for name, (count, lidar, camera) in mean_weights(snapshot, regions).items())
     lines = [str(snapshot.case), f'{len(snapshot.detections["scores_3d"])} detections; cameras lost: '
              f'{", ".join(snapshot.lost_cameras) or "none"}',
-             f'mean LiDAR / camera weight: {weights}']
+             f'mean LiDAR / camera weight{f" by what {other_case} loses" * bool(other_case)}: {weights}']
     return '\n'.join('\n'.join(textwrap.wrap(line, width, break_on_hyphens=False)) for line in lines)

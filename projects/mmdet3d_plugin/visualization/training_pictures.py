@@ -17,7 +17,8 @@ def draw_training_sample(path, sample, class_names, limit=54.0, title=None):
             in DataContainers; images need `lidar2img` and `img_norm_cfg` among the metas.
         class_names (Sequence[str]): of the labels.
         limit (float): half the side of the square that is shown from above, m.
-        title (str | None): text above the picture; the numbers of boxes by class follow it.
+        title (str | None): text above the picture; the simulated failure, if the metas have one, and the numbers of
+            boxes by class follow it.
 
     Raises:
         ValueError: images whose metas do not say how they were normalized.
@@ -38,6 +39,7 @@ def draw_training_sample(path, sample, class_names, limit=54.0, title=None):
         axes.set_title(f'view {view}', fontsize=9)
     counts = Counter(class_names[label] for label in sample['gt_labels_3d'].data.tolist())
     words = ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'no boxes'
-    figure.suptitle('\n'.join(filter(None, [title, words])), fontsize=10)
+    failure = f'failure: {metas["failure"].case}' if 'failure' in metas else None
+    figure.suptitle('\n'.join(filter(None, [title, failure, words])), fontsize=10)
     legend_under(bev, handles, columns=3)
     save_figure(figure, path)
