@@ -169,7 +169,7 @@ def test_queries_in_the_images_of_the_views_that_see_them(failed):
         total += seen.sum()
         assert_dots(axes, np.array([pixel for pixel, _ in projected])[seen],
                     (failed.lidar_weights - failed.camera_weights)[seen])
-        lost = ': image lost' * (name in ('CAM_FRONT', 'CAM_FRONT_LEFT'))
+        lost = ': lost' * (name in ('CAM_FRONT', 'CAM_FRONT_LEFT'))
         assert axes.get_title() == f'{name}{lost}, {seen.sum()} queries'
         assert axes.get_xlim() == (0, WIDTH) and axes.get_ylim() == (HEIGHT, 0)
         np.testing.assert_array_equal(axes.images[0].get_array(), failed.images[CAMERAS.index(name)])

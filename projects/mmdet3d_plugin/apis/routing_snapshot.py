@@ -96,7 +96,7 @@ class RoutingSnapshot:
 
     @property
     def lost_cameras(self):
-        """Names of the cameras without an image."""
+        """Names of the cameras whose image is gone or false."""
         lost = self.failure.views_lost
         return [] if lost is None else [name for name, is_lost in zip(self.camera_names, lost) if is_lost]
 

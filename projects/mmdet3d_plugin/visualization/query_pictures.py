@@ -132,7 +132,7 @@ def draw_token_view(axes, snapshot, query, view, values, cmap, norm):
         _star(axes, snapshot.pixels[query, view])
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     name = snapshot.camera_names[view]
-    axes.set_title(f'{name}{": image lost" * (name in snapshot.lost_cameras)}', fontsize=9)
+    axes.set_title(f'{name}{": lost" * (name in snapshot.lost_cameras)}', fontsize=9)
 
 
 def _star(axes, place):

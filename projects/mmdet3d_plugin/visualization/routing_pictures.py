@@ -116,7 +116,7 @@ def draw_routing_view(axes, snapshot, view, queries=()):
     seen = np.flatnonzero(snapshot.seen[:, view])
     draw_queries(axes, snapshot.pixels[seen, view], snapshot.preference[seen], seen, queries)
     name = snapshot.camera_names[view]
-    axes.set_title(f'{name}{": image lost" * (name in snapshot.lost_cameras)}, {len(seen)} queries', fontsize=10)
+    axes.set_title(f'{name}{": lost" * (name in snapshot.lost_cameras)}, {len(seen)} queries', fontsize=10)
 
 
 def draw_histograms(path, snapshots, title=None):
