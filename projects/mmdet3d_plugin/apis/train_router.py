@@ -139,11 +139,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         held_out = _held_out(scenes, settings.held_out, cfg.seed)
         _learn(model, store, held_out, settings, cfg, work_dir)
         _learn_familiar(model.pts_bbox_head.aqr_router, store, scenes, settings.batch)
-        raised = [0.0] * len(MODALITIES)
-        if settings.caution:
-            raised = margins(model.pts_bbox_head, store, np.flatnonzero(held_out), settings.batch, settings.caution)
-            with torch.no_grad():
-                model.pts_bbox_head.aqr_router.verdict[-1].bias += torch.tensor(raised, device=default_device())
+        raised = _raise_logits(model.pts_bbox_head, store, np.flatnonzero(held_out), settings)
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch, settings.least_benefit)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, margins=raised, cases=rows)))
@@ -229,6 +225,16 @@ def _learn_familiar(router, store, scenes, batch):
                          for sensor in MODALITIES)
         states.append(mean_states(Looks(lidar, camera, None, None), torch.ones(lidar.shape[:2], dtype=torch.bool)))
     router.learn_familiar(torch.cat(states).to(default_device()), torch.from_numpy(scenes).to(default_device()))
+
+
+@torch.no_grad()
+def _raise_logits(head, store, rows, settings):
+    """Make a router as cautious as settings say; returns the margins."""
+    raised = [0.0] * len(MODALITIES)
+    if settings.caution:
+        raised = margins(head, store, rows, settings.batch, settings.caution)
+        head.aqr_router.verdict[-1].bias += torch.tensor(raised, device=default_device())
+    return raised
 
 
 @torch.no_grad()
