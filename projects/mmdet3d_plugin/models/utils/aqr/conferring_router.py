@@ -146,7 +146,7 @@ class ConferringRouter(BaseModule):
         return _mahalanobis(mean_states(looks, has_say), self.familiar_mean, self.familiar_precision)
 
     @torch.no_grad()
-    def learn_familiar(self, states, scenes, share=0.99, folds=10):
+    def learn_familiar(self, states, scenes, share=0.97, folds=10):
         """Take samples as what is familiar from now on.
 
         How far new scenes lie from known ones is found by leaving scenes out (cross validation): samples of one scene
