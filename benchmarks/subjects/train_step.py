@@ -16,7 +16,7 @@ def build(settings):
     data = training_data(scale, settings.batch)
     options = {name: AQR[name] for name in ('no AQR', 'AQR global')}
     models = {name: published_detector(scale, **own) for name, own in options.items()}
-    for name, share in (('looks, none suspected', 0.0), ('looks, about half lean on stand-ins', 0.5)):
+    for name, share in (('looks, none suspected', 0.0), ('looks, about half lean', 0.5)):
         models[name] = published_detector(scale, **CONFERRING)
         _let_lean(models[name], share, data)
     return Comparison({name: _step(model, data) for name, model in models.items()}, {'training step': call})

@@ -20,14 +20,6 @@ arms = dict(
         config='cmt_aqr_plug_in_synthetic.py',
         options={'model.pts_bbox_head.aqr_router.num_layers': 0},
         trains='router'),
-    per_view=dict(
-        title='+ router, view by view',
-        config='cmt_aqr_plug_in_synthetic.py',
-        options={
-            'model.pts_bbox_head.aqr_router.per_view': True,
-            'model.pts_bbox_head.aqr_per_view': True
-        },
-        trains='router'),
     no_looks=dict(
         title='+ window router, which does not look',
         config='cmt_aqr_together_synthetic.py',

@@ -11,7 +11,9 @@ from mmdet3d.models import build_model
 from projects.mmdet3d_plugin.apis import build_trained_model, load_config, train_router
 from projects.mmdet3d_plugin.apis.router_evidence import EvidenceStore, collect_evidence, looks_of, targets_of
 from projects.mmdet3d_plugin.apis.train_router import margins, verdicts
+from projects.mmdet3d_plugin.datasets.other_samples import scene_numbers
 from projects.mmdet3d_plugin.models.detectors import CmtDetector
+from projects.mmdet3d_plugin.utils.record_file import read_record
 
 
 @pytest.fixture(scope='module')
@@ -221,8 +223,45 @@ def test_margins_against_a_loop(make_cfg, trained, tmp_path, caution):
     assert torch.equal(bias, before) and (caution == 0 or max(expected) > 0)
 
 
+def test_a_router_is_as_cautious_as_it_says(make_cfg, trained):
+    work_dir, table = trained
+    model = build_trained_model(make_cfg(work_dir), str(work_dir / 'latest.pth'))
+    head, raised = model.pts_bbox_head, read_record(work_dir / 'router.json')['margins']
+    assert 'Caution: logits were raised by {:.2f} (LiDAR) and {:.2f} (cameras).'.format(*raised) in table
+    with torch.no_grad():
+        head.aqr_router.verdict[-1].bias -= torch.tensor(raised)
+    store = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir))
+    scenes = scene_numbers(build_dataset(make_cfg(work_dir).data.train))[store.column('sample')]
+    held_out = [row for row in range(11) if scenes[row] in _held_out_scenes(scenes)]
+    assert margins(head, store, held_out, 3, 0.1) == pytest.approx(raised) and max(raised) > 0
+
+
+def _held_out_scenes(scenes):
+    known = np.unique(scenes)
+    count = min(max(round(0.3 * len(known)), 1), len(known) - 1)
+    return np.random.default_rng((0, 1)).permutation(known)[:count]
+
+
+def test_a_router_that_judges_view_by_view(make_cfg, checkpoint, tmp_path):
+    options = {'model.pts_bbox_head.aqr_router.per_view': True, 'model.pts_bbox_head.aqr_per_view': True}
+    cfg = make_cfg(tmp_path, **options)
+    simulate, = (step for step in cfg.data.train.pipeline if step['type'] == 'SimulateFailure')
+    simulate['cases'] = {'view_drop:CAM_FRONT,CAM_BACK': 0.5, 'clean': 0.5}
+    train_router(cfg, checkpoint, 'plug_in.py', workers=1)
+    store = EvidenceStore(tmp_path / 'evidence', 11, _key(tmp_path))
+    lost = [tuple(row) for row in store.column('views_lost').tolist()]
+    assert all(sum(views) == 2 * (case != 'clean') for views, case in zip(lost, store.cases))
+    assert len(set(lost)) == len(set(store.cases)) == 2
+    head = build_trained_model(cfg, str(tmp_path / 'latest.pth')).pts_bbox_head
+    assert head.aqr_router.verdict[-1].weight.abs().max() > 0
+    kept = {name: value[None] for name, value in store[0].items()}
+    weights = head.aqr_router.weigh(looks_of(kept), kept['seen'], torch.ones_like(kept['lidar_lost']))
+    assert weights.shape == (1, 200, 7)
+    with pytest.raises(ValueError, match='holds evidence of another detector'):  # whose benefits are of another bias
+        train_router(make_cfg(tmp_path), checkpoint, 'plug_in.py', workers=1)
+
+
 def _key(work_dir):
-    from projects.mmdet3d_plugin.utils.record_file import read_record
     return read_record(work_dir / 'evidence/evidence.json')['key']
 
 

@@ -57,7 +57,7 @@ def test_mistakes(tiny_scale, capsys, arguments, message):
     ('head', ['forward', 'forward + backward'],
      ['no AQR', 'AQR global', 'AQR local', 'looks, none suspected', 'looks, half lean on stand-ins']),
     ('train-step', ['training step'], ['no AQR', 'AQR global', 'looks, none suspected',
-                                       'looks, about half lean on stand-ins']),
+                                       'looks, about half lean']),
     ('monitor', ['training step'], ['no hook', 'idle', 'looking']),
     ('router', ['forward'], ['one plain attention', 'router']),
 ])

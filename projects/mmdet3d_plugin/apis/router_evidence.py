@@ -98,7 +98,7 @@ def targets_of(batch, targets, least_benefit=None):
 
     Args:
         batch (dict): of the rows.
-        targets (Callable): of ``TARGETS``.
+        targets (Callable | None): of ``TARGETS``; None will do beside a least benefit.
         least_benefit (float | None): takes :func:`paying_targets` instead; the rows need benefits.
     """
     lidar_lost, cameras_lost = batch['lidar_lost'], batch['cameras_lost']

@@ -48,7 +48,7 @@ class RouterTraining:
     Attributes:
         samples (int): that the detector looks at, drawn from ``data.train``.
         held_out (float): share of the scenes, in [0, 1), whose evidence the router does not learn from; it serves the
-            report.
+            report and ``caution``.
         batch (int): samples a step.
         iters (int): steps.
         lr, weight_decay (float): of AdamW; the rate rises and falls once (one-cycle).
@@ -128,8 +128,11 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
                                 new_router=True)
     model.CLASSES = dataset.CLASSES
     _check_router(model.pts_bbox_head, settings)
+    if settings.caution and len(np.unique(scene_numbers(dataset))) < 2:
+        raise ValueError('router_training.caution weighs benefits in scenes that the router did not learn from, but '
+                         'data.train has a single scene')
     key = content_key(COLUMNS, _what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
-                      *['benefits'] * settings.needs_benefits)
+                      *[_what_benefits_depend_on(model.pts_bbox_head.aqr_options)] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
     with run_lock(work_dir), run_lock(evidence):
         store = EvidenceStore(evidence, settings.samples, key)
@@ -169,6 +172,12 @@ def _what_looks_depend_on(model):
     head = {name: value for name, value in model.pts_bbox_head.items()
             if not name.startswith(PREFIX) or name == f'{PREFIX}blank_points'}
     return dict(model, pts_bbox_head=head)
+
+
+def _what_benefits_depend_on(options):
+    """Of AQROptions those by which a weight changes what is decoded."""
+    return {name: getattr(options, name) for name in (
+        'bias_strength', 'weight_map', 'bias_clip', 'per_view', 'use_local_bias', 'local_window_size', 'stand_ins')}
 
 
 def _held_out(scenes, share, seed):
@@ -242,8 +251,8 @@ def margins(head, store, rows, batch, caution):
     """How far the logits of a router's weights can be raised before distrust wins much less.
 
     What it wins in a sample is the benefit of distrusting a sensor by the share of its attention that is taken where it
-    could be distrusted. Failures that were never in training show no such certainty as known ones; a margin leaves
-    them, and clean samples, alone.
+    could be distrusted; of a router that judges by view, that of the view which it trusts most. Failures that were
+    never in training mostly show less certainty than known ones, so that a margin leaves them alone.
 
     Args:
         head (CmtHead): with the router.
@@ -253,7 +262,7 @@ def margins(head, store, rows, batch, caution):
         caution (float): in [0, 1), share of the most that can be won with any margin which may be given up.
 
     Returns:
-        list[float]: for LiDAR and the cameras, >= 0, at most 8.
+        list[float]: for LiDAR and the cameras, >= 0, at most 8: what a sensor gets whose distrust wins nothing.
     """
     grid = torch.arange(0, _LARGEST_MARGIN + _MARGIN_STEP / 2, _MARGIN_STEP)  # (M,)
     won = torch.zeros(len(grid), len(MODALITIES), dtype=torch.double)

@@ -92,7 +92,11 @@ class ControlledRouter(nn.Module):
 
     def select(self, control):
         """Apply a control, see ``Control.parse``, from now on."""
-        self.control = control if isinstance(control, Control) else Control.parse(control)
+        control = control if isinstance(control, Control) else Control.parse(control)
+        if control.name in ('averaged', 'shuffled') and getattr(self.router, 'per_view', False):
+            raise ValueError(f'control {str(control)!r} moves weights among queries, but this router (per_view=True) '
+                             'gives them for views, which see other queries')
+        self.control = control
         strength = self.control.strength
         self._bias[0].bias_strength = self._own_strength if strength is None else strength
 
@@ -110,8 +114,8 @@ class ControlledRouter(nn.Module):
             lidar, camera = (w.mean(dim=1, keepdim=True).expand_as(w) for w in (lidar, camera))
         elif name == 'shuffled':
             order = torch.stack([torch.randperm(lidar.shape[1], generator=self.generator) for _ in lidar])
-            lidar, camera = (torch.stack([own[new] for own, new in zip(w, order.to(w.device))])
-                             for w in (lidar, camera))
+            order = order.to(lidar.device)
+            lidar, camera = lidar.gather(1, order), camera.gather(1, order)
         elif name == 'oracle':
             targets = routing_targets(RouterEvidence(None, projections, reference_points), img_metas, pc_range,
                                       bev_cell_size)

@@ -266,7 +266,7 @@ class CmtHead(BaseModule):
         """What a router that needs looks judges by, without decoding or routing.
 
         Args:
-            scene (EmbeddedScene): of both sensors, without denoising queries.
+            scene (EmbeddedScene): of both sensors, embedded in evaluation, without denoising queries.
             img_metas (list[dict]): of the same samples.
 
         Returns:
@@ -310,7 +310,7 @@ class CmtHead(BaseModule):
         decode = partial(self.transformer, query_embed=query_embed, bev_pos_embed=bev_pos_embed,
                          rv_pos_embed=rv_pos_embed, attn_masks=None if denoising is None else denoising.attn_mask)
         return EmbeddedScene(x, x_img, layout, reference_points, denoising, query_embed, stand_ins,
-                              SharedTokens(), decode)
+                             SharedTokens(), decode)
 
     def _stand_ins(self, blank_feats):
         """Features (x, x_img) of blank sensors as the decoder takes them, None without stand-ins."""

@@ -32,7 +32,7 @@ class ConferringRouter(BaseModule):
             evidence alone.
         detach (bool): no gradient flows from the verdict into the decoder.
         per_view (bool): a verdict on each view that sees a query, from that view's token in place of the mean; a camera
-            weight for each, to which the head's ``aqr_per_view`` goes. Where one view sees a query it is the same.
+            weight for each; needs the head's ``aqr_per_view=True``. Where one view sees a query it is the same.
 
     Attributes:
         needs_looks (bool): True: a head has to give ``looks``.

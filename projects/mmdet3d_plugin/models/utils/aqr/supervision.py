@@ -91,7 +91,7 @@ def targets_of_views(targets, seen, views_lost):
     """Targets of trust for each view in place of one for the cameras: a query that two views see may trust one of them.
 
     Views that the failure took, or all of them where it took none, are taught what the cameras' weight is taught where
-    the sample has lost them; other views are to be trusted.
+    the sample has lost them, 0.5 where LiDAR is lost, too; other views are to be trusted.
 
     Args:
         targets (RoutingTargets): of trust.
@@ -103,7 +103,8 @@ def targets_of_views(targets, seen, views_lost):
     """
     struck = views_lost | ~views_lost.any(dim=1, keepdim=True)  # (B, V)
     least = targets.weights[..., 1].amin(dim=1, keepdim=True)  # (B, 1)
-    of_views = torch.where(struck, least, 1).unsqueeze(1).expand(seen.shape)
+    taught = torch.where(targets.weights[..., 1] == 0.5, 0.5, least)  # (B, Q)
+    of_views = torch.where(struck.unsqueeze(1), taught.unsqueeze(-1), 1)  # (B, Q, V)
 
     def with_views(values, views):
         return torch.cat([values[..., :1], views], dim=-1)
