@@ -127,10 +127,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     model = build_trained_model(cfg, checkpoint, trust_checkpoint=trust_checkpoint, classes=dataset.CLASSES,
                                 new_router=True)
     model.CLASSES = dataset.CLASSES
-    _check_router(model.pts_bbox_head, settings)
-    if settings.caution and len(np.unique(scene_numbers(dataset))) < 2:
-        raise ValueError('router_training.caution weighs benefits in scenes that the router did not learn from, but '
-                         'data.train has a single scene')
+    _check_router(model.pts_bbox_head, settings, dataset)
     key = content_key(COLUMNS, _what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
                       *[_what_benefits_depend_on(model.pts_bbox_head.aqr_options)] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
@@ -155,8 +152,8 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     return text
 
 
-def _check_router(head, settings):
-    """Raise ValueError for a head whose router cannot be taught by these settings."""
+def _check_router(head, settings, dataset):
+    """Raise ValueError for a head whose router cannot be taught by these settings on this data."""
     router = getattr(head, 'aqr_router', None)
     if not getattr(router, 'needs_looks', False):
         raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
@@ -165,6 +162,9 @@ def _check_router(head, settings):
     if settings.needs_benefits and targets != 'trust':
         raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust', where a weight "
                          f'of 1 is what nobody doubts, got {targets!r}')
+    if settings.caution and len(np.unique(scene_numbers(dataset))) < 2:
+        raise ValueError('router_training.caution weighs benefits in scenes that the router did not learn from, but '
+                         'data.train has a single scene')
 
 
 def _what_looks_depend_on(model):
