@@ -12,6 +12,7 @@ from projects.mmdet3d_plugin.apis import build_trained_model, load_config, train
 from projects.mmdet3d_plugin.apis.router_evidence import EvidenceStore, collect_evidence, looks_of, targets_of
 from projects.mmdet3d_plugin.apis.train_router import margins, verdicts
 from projects.mmdet3d_plugin.datasets.other_samples import scene_numbers
+from projects.mmdet3d_plugin.datasets.sensor_failures import FailureCase
 from projects.mmdet3d_plugin.models.detectors import CmtDetector
 from projects.mmdet3d_plugin.utils.record_file import read_record
 
@@ -265,6 +266,30 @@ def _key(work_dir):
     return read_record(work_dir / 'evidence/evidence.json')['key']
 
 
+def test_what_is_left_out_teaches_nothing(make_cfg, trained, checkpoint, tmp_path):
+    """Garbage in its rows changes a router that learns from them, and no weight of one that does not."""
+    work_dir, _ = trained
+    store = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir))
+    kinds = FailureCase.parse(next(case for case in store.cases if case != 'clean')).kinds
+    left_out = [row for row, case in enumerate(store.cases) if set(kinds) & set(FailureCase.parse(case).kinds)]
+    assert 0 < len(left_out) < 11
+
+    def router(name, garbage, **options):
+        folder = tmp_path / name
+        shutil.copytree(work_dir / 'evidence', folder / 'evidence')
+        if garbage:
+            other = EvidenceStore(folder / 'evidence', 11, _key(work_dir))
+            other.column('lidar_states')[left_out] = 3.0
+            other.column('benefits')[left_out] = 50.0
+        train_router(make_cfg(folder, **options), checkpoint, 'plug_in.py', workers=1)
+        weights = torch.load(folder / 'latest.pth', weights_only=False)['state_dict']
+        return torch.cat([value.flatten() for name, value in weights.items() if '.aqr_router.' in name])
+
+    leave_out = {'router_training.leave_out': list(kinds)}
+    assert torch.equal(router('a', False, **leave_out), router('b', True, **leave_out))
+    assert not torch.equal(router('c', False), router('d', True))
+
+
 def test_refusals_before_anything_is_written(make_cfg, checkpoint, tmp_path):
     for others, message in (
             ({'model.pts_bbox_head.aqr_router.type': 'AQRWeightGenerator'}, 'AQRWeightGenerator: tools/train.py'),
@@ -272,6 +297,10 @@ def test_refusals_before_anything_is_written(make_cfg, checkpoint, tmp_path):
             ({'router_training.held_out': 1.0}, r'router_training.held_out must be in \[0, 1\)'),
             ({'router_training.caution': 1.0}, r'router_training.caution must be in \[0, 1\), got 1'),
             ({'router_training.caution': -0.1}, r'router_training.caution must be a finite number >= 0, got -0.1'),
+            ({'router_training.leave_out': 'glare'}, "leave_out must be a list of names of failures.*got 'glare'"),
+            ({'router_training.leave_out': ['glare@3']}, r"leave_out must be a list of .*got \['glare@3'\]"),
+            ({'router_training.leave_out': ['glare', 'phantoms']}, 'must name failures that data.train draws'),
+            ({'router_training.leave_out': ['glare'], 'data.train.pipeline.4.cases': 'glare@3'}, 'and leave some case'),
             ({'router_training.held_out': 0.0}, 'router_training.caution weighs benefits in held-out scenes'),
             ({'router_training.least_benefit': None}, 'it needs least_benefit and held_out > 0, got None and 0.3')):
         with pytest.raises(ValueError, match=message):

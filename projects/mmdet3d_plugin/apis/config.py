@@ -28,7 +28,9 @@ _KNOWN_KEYS = {
         'val_dataloader', 'workers_per_gpu'
     },
     'log_config': {'hooks', 'interval'},
-    'router_training': {'batch', 'caution', 'held_out', 'iters', 'least_benefit', 'lr', 'samples', 'weight_decay'},
+    'router_training': {
+        'batch', 'caution', 'held_out', 'iters', 'least_benefit', 'leave_out', 'lr', 'samples', 'weight_decay'
+    },
     'checkpoint_config': {
         'by_epoch', 'create_symlink', 'file_client_args', 'filename_tmpl', 'interval', 'max_keep_ckpts', 'out_dir',
         'save_last', 'save_optimizer', 'sync_buffer', 'type'

@@ -3,7 +3,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import nn
 
 from ..core.arguments import check_count, check_factor
 from ..datasets.other_samples import scene_numbers
-from ..datasets.sensor_failures import CLEAN
+from ..datasets.pipelines import SimulateFailure
+from ..datasets.sensor_failures import CLEAN, FAILURES, FailureCase
+from ..hooks.transform_epoch_hook import transforms_of
 from ..models.utils.aqr.aqr import PREFIX
 from ..models.utils.aqr.conferring_router import mean_states
 from ..models.utils.aqr.looks import Looks
@@ -57,9 +59,12 @@ class RouterTraining:
         caution (float): in [0, 1), share of what distrust wins in held-out scenes that may be given up so that doubt
             acts only where the router is sure: each sensor's logits are raised as far as that allows (:func:`margins`).
             Above 0 it needs ``least_benefit`` and ``held_out``.
+        leave_out (tuple[str]): names of failures of ``data.train``, ('glare', 'lidar_turn'). What they strike teaches
+            nothing, neither weights nor margins nor what is familiar: tests under them show what a router makes of lies
+            that it never met, with the same evidence.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: for numbers out of range, or names of no failure.
     """
 
     samples: int = 5000
@@ -70,6 +75,7 @@ class RouterTraining:
     weight_decay: float = 0.01
     least_benefit: Optional[float] = None
     caution: float = 0.0
+    leave_out: Tuple[str, ...] = ()
 
     def __post_init__(self):
         for name in ('samples', 'batch', 'iters'):
@@ -85,6 +91,9 @@ class RouterTraining:
         if self.caution and not (self.needs_benefits and self.held_out):
             raise ValueError('router_training.caution weighs benefits in held-out scenes: it needs least_benefit and '
                              f'held_out > 0, got {self.least_benefit} and {self.held_out}')
+        if isinstance(self.leave_out, str) or not set(self.leave_out) <= set(FAILURES):
+            raise ValueError('router_training.leave_out must be a list of names of failures, without arguments and '
+                             f'severities, of {sorted(FAILURES)}, got {self.leave_out!r}')
 
     @property
     def needs_benefits(self):
@@ -137,9 +146,10 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
                          benefits=settings.needs_benefits)
         scenes = scene_numbers(dataset)[store.column('sample')]
         held_out = _held_out(scenes, settings.held_out, cfg.seed)
-        _learn(model, store, held_out, settings, cfg, work_dir)
-        _learn_familiar(model.pts_bbox_head.aqr_router, store, scenes, settings.batch)
-        raised = _raise_logits(model.pts_bbox_head, store, np.flatnonzero(held_out), settings)
+        teaches = _teaches(store.cases, settings.leave_out)
+        _learn(model, store, np.flatnonzero(teaches & ~held_out), settings, cfg, work_dir)
+        _learn_familiar(model.pts_bbox_head.aqr_router, store, np.flatnonzero(teaches), scenes, settings.batch)
+        raised = _raise_logits(model.pts_bbox_head, store, np.flatnonzero(teaches & held_out), settings)
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch, settings.least_benefit)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, margins=raised, cases=rows)))
@@ -165,6 +175,12 @@ def _check_router(head, settings, dataset):
     if settings.caution and len(np.unique(scene_numbers(dataset))) < 2:
         raise ValueError('router_training.caution weighs benefits in scenes that the router did not learn from, but '
                          'data.train has a single scene')
+    drawn = [case for step in transforms_of(dataset) if isinstance(step, SimulateFailure)
+             for case, share in zip(step.cases, step.shares.values()) if share > 0]
+    absent = set(settings.leave_out) - {kind for case in drawn for kind in case.kinds}
+    if absent or (drawn and not _teaches(drawn, settings.leave_out).any()):
+        raise ValueError('router_training.leave_out must name failures that data.train draws, and leave some case, got '
+                         f'{list(settings.leave_out)}; it draws {list(map(str, drawn))}')
 
 
 def _what_looks_depend_on(model):
@@ -189,6 +205,11 @@ def _held_out(scenes, share, seed):
     return np.isin(scenes, np.random.default_rng((seed, 1)).permutation(known)[:count])
 
 
+def _teaches(cases, leave_out):
+    """(N,) bool, cases that none of the failures to leave out strikes."""
+    return np.array([set(leave_out).isdisjoint(FailureCase.parse(case).kinds) for case in cases])
+
+
 class _Learner(nn.Module):
     """A router as mmcv's runner trains it, on rows of evidence."""
 
@@ -208,10 +229,10 @@ class _Learner(nn.Module):
         return dict(loss=loss, log_vars=dict(loss_aqr=loss.item()), num_samples=len(has_say))
 
 
-def _learn(model, store, held_out, settings, cfg, work_dir):
+def _learn(model, store, rows, settings, cfg, work_dir):
     head = model.pts_bbox_head
     learner = _Learner(head.aqr_router, TARGETS[head.aqr_options.targets], settings.least_benefit).to(default_device())
-    rows = torch.utils.data.Subset(store, np.flatnonzero(~held_out).tolist())
+    rows = torch.utils.data.Subset(store, rows.tolist())
     loader = torch.utils.data.DataLoader(rows, settings.batch, shuffle=True, drop_last=len(rows) >= settings.batch,
                                          generator=torch.Generator().manual_seed(cfg.seed))
     timestamp = time.strftime('%Y%m%d_%H%M%S', time.localtime())
@@ -227,13 +248,13 @@ def _learn(model, store, held_out, settings, cfg, work_dir):
         runner.run([loader], [('train', 1)])
 
 
-def _learn_familiar(router, store, scenes, batch):
+def _learn_familiar(router, store, rows, scenes, batch):
     states = []
-    for start in range(0, len(store), batch):
-        lidar, camera = (torch.from_numpy(np.array(store.column(f'{sensor}_states')[start:start + batch]))
+    for start in range(0, len(rows), batch):
+        lidar, camera = (torch.from_numpy(np.array(store.column(f'{sensor}_states')[rows[start:start + batch]]))
                          for sensor in MODALITIES)
         states.append(mean_states(Looks(lidar, camera, None, None), torch.ones(lidar.shape[:2], dtype=torch.bool)))
-    router.learn_familiar(torch.cat(states).to(default_device()), torch.from_numpy(scenes).to(default_device()))
+    router.learn_familiar(torch.cat(states).to(default_device()), torch.from_numpy(scenes[rows]).to(default_device()))
 
 
 @torch.no_grad()

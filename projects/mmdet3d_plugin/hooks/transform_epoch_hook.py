@@ -15,14 +15,14 @@ class TransformEpochHook(Hook):
 
 def set_epoch(dataset, epoch):
     """Call ``set_epoch(epoch)`` of every transform of a dataset, wrapped or not, that has it."""
-    for transform in _transforms(dataset):
+    for transform in transforms_of(dataset):
         if hasattr(transform, 'set_epoch'):
             transform.set_epoch(epoch)
 
 
-def _transforms(dataset):
+def transforms_of(dataset):
     """All transforms of a dataset, of those that it wraps (``dataset``) or joins (``datasets``)."""
     for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
         if inner is not None:
-            yield from _transforms(inner)
+            yield from transforms_of(inner)
     yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
