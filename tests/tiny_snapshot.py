@@ -35,7 +35,8 @@ def project(point, name):
     return pixel, bool(depth > 0 and 0 <= pixel[0] < WIDTH and 0 <= pixel[1] < HEIGHT)
 
 
-def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, failure=None, alpha=5.0, looks=None):
+def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, failure=None, alpha=5.0, looks=None,
+                  per_view=False):
     """A snapshot whose parts agree with each other; the failure is a FailureRecord of the case."""
     rng = np.random.default_rng(seed)
     failure = failure or FailureRecord(case, views_lost=np.zeros(6, dtype=bool))
@@ -45,6 +46,10 @@ def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, 
     pixels = np.array([[pixel for pixel, _ in row] for row in projected])
     seen = np.array([[is_seen for _, is_seen in row] for row in projected])
     lidar, camera = np.full((2, queries), 0.5) if neutral else rng.uniform(0, 1, (2, queries))
+    of_views = np.broadcast_to(camera[:, None], seen.shape)
+    if per_view:
+        of_views = np.where(seen, rng.uniform(0, 1, seen.shape), 0.5)
+        camera = np.where(seen.any(axis=1), np.where(seen, of_views, -1).max(axis=1), 0.5)
 
     column, row = (np.floor((positions[:, axis] - low[axis]) / CELL[axis]).astype(int) for axis in (0, 1))
     inside = (column < BEV[1]) & (row < BEV[0])
@@ -70,7 +75,7 @@ def make_snapshot(case='clean', seed=0, queries=40, local=False, neutral=False, 
         detections=dict(boxes_3d=boxes[:1], scores_3d=torch.tensor([0.7]), labels_3d=torch.tensor([0])),
         detection_names=['car', 'pedestrian'],
         positions=positions, pixels=pixels, seen=seen, lidar_weights=lidar, camera_weights=camera,
-        view_weights=np.broadcast_to(camera[:, None], seen.shape),
+        view_weights=of_views,
         lidar_lost=failure.lidar_lost(torch.as_tensor(positions)).numpy(),
         cameras_lost=failure.cameras_lost(torch.as_tensor(seen)).numpy(), looks=looks,
         scores=rng.uniform(0, 1, queries), labels=rng.integers(0, 2, queries),

@@ -1,4 +1,4 @@
-# What a router makes of lies that it never met: of the eight kinds, every second one is left out of its lessons, in turn.
+# What a router makes of lies that it never met: every second one of the eight kinds is left out of what it learns from.
 baseline = 'cmt_synthetic_trainval.py'
 published_baselines = {0: 'checkpoints/cmt_synthetic.pth', 1: 'checkpoints/cmt_synthetic_seed1.pth',
                        2: 'checkpoints/cmt_synthetic_seed2.pth'}

@@ -121,8 +121,12 @@ def test_a_least_benefit_that_is_none(make_cfg, repo_root, tmp_path, least):
     assert not (tmp_path / 'run').exists()
 
 
-def test_targets_that_do_not_go_with_it(make_cfg, repo_root, tmp_path):
-    cfg = make_cfg(tmp_path / 'run', **{'model.pts_bbox_head.aqr_targets': 'preference'})
-    with pytest.raises(ValueError, match="least_benefit needs model.pts_bbox_head.aqr_targets='trust'.*'preference'"):
+@pytest.mark.parametrize('options, message', [
+    (dict(aqr_targets='preference'), "least_benefit needs model.pts_bbox_head.aqr_targets='trust'.*'preference'"),
+    (dict(aqr_weight_map='linear'), "needs .* such as aqr_weight_map='log_gate'.* got 'trust' and 'linear'"),
+    (dict(aqr_weight_map='monotone'), "got 'trust' and 'monotone'")])
+def test_targets_that_do_not_go_with_it(make_cfg, repo_root, tmp_path, options, message):
+    cfg = make_cfg(tmp_path / 'run', **{f'model.pts_bbox_head.{name}': value for name, value in options.items()})
+    with pytest.raises(ValueError, match=message):
         train_router(cfg, str(repo_root / 'checkpoints/cmt_synthetic.pth'), 'plug_in.py')
     assert not (tmp_path / 'run').exists()

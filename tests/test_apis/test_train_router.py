@@ -1,6 +1,7 @@
 """The plug-in training: evidence is kept, an interruption costs little, and nothing but the router changes."""
 import shutil
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -266,28 +267,72 @@ def _key(work_dir):
     return read_record(work_dir / 'evidence/evidence.json')['key']
 
 
-def test_what_is_left_out_teaches_nothing(make_cfg, trained, checkpoint, tmp_path):
-    """Garbage in its rows changes a router that learns from them, and no weight of one that does not."""
+def _retrained(make_cfg, trained, checkpoint, folder, garbage=(), **options):
+    """A router's weights from a copy of the evidence, some rows of which hold garbage: those that learn, and those that
+    say what is familiar.
+    """
     work_dir, _ = trained
-    store = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir))
-    kinds = FailureCase.parse(next(case for case in store.cases if case != 'clean')).kinds
-    left_out = [row for row, case in enumerate(store.cases) if set(kinds) & set(FailureCase.parse(case).kinds)]
+    shutil.copytree(work_dir / 'evidence', folder / 'evidence')
+    store = EvidenceStore(folder / 'evidence', 11, _key(work_dir))
+    store.column('lidar_states')[list(garbage)] = 3.0
+    store.column('benefits')[list(garbage)] = 50.0
+    train_router(make_cfg(folder, **options), checkpoint, 'plug_in.py', workers=1)
+    weights = torch.load(folder / 'latest.pth', weights_only=False)['state_dict']
+    weights = {name: value.flatten() for name, value in weights.items() if '.aqr_router.' in name}
+    return tuple(torch.cat([value for name, value in weights.items() if ('familiar' in name) == is_familiar])
+                 for is_familiar in (False, True))
+
+
+def test_what_is_left_out_teaches_nothing(make_cfg, trained, checkpoint, tmp_path):
+    """Garbage in its rows changes a router that learns from them, and no number of one that does not."""
+    work_dir, _ = trained
+    cases = EvidenceStore(work_dir / 'evidence', 11, _key(work_dir)).cases
+    kinds = FailureCase.parse(next(case for case in cases if case != 'clean')).kinds
+    left_out = [row for row, case in enumerate(cases) if set(kinds) & set(FailureCase.parse(case).kinds)]
     assert 0 < len(left_out) < 11
+    options = {'router_training.leave_out': list(kinds)}
+    learned, familiar = _retrained(make_cfg, trained, checkpoint, tmp_path / 'clean', **options)
+    others = _retrained(make_cfg, trained, checkpoint, tmp_path / 'garbage', left_out, **options)
+    assert torch.equal(learned, others[0]) and torch.equal(familiar, others[1])
+    taught = _retrained(make_cfg, trained, checkpoint, tmp_path / 'taught', left_out)
+    assert not torch.equal(taught[0], learned) and not torch.equal(taught[1], familiar)
 
-    def router(name, garbage, **options):
-        folder = tmp_path / name
-        shutil.copytree(work_dir / 'evidence', folder / 'evidence')
-        if garbage:
-            other = EvidenceStore(folder / 'evidence', 11, _key(work_dir))
-            other.column('lidar_states')[left_out] = 3.0
-            other.column('benefits')[left_out] = 50.0
-        train_router(make_cfg(folder, **options), checkpoint, 'plug_in.py', workers=1)
-        weights = torch.load(folder / 'latest.pth', weights_only=False)['state_dict']
-        return torch.cat([value.flatten() for name, value in weights.items() if '.aqr_router.' in name])
 
-    leave_out = {'router_training.leave_out': list(kinds)}
-    assert torch.equal(router('a', False, **leave_out), router('b', True, **leave_out))
-    assert not torch.equal(router('c', False), router('d', True))
+def test_verdicts_of_held_out_scenes_are_not_learned(make_cfg, trained, checkpoint, tmp_path):
+    work_dir, _ = trained
+    scenes = scene_numbers(build_dataset(make_cfg(work_dir).data.train))
+    scenes = scenes[EvidenceStore(work_dir / 'evidence', 11, _key(work_dir)).column('sample')]
+    held_out = [row for row in range(11) if scenes[row] in _held_out_scenes(scenes)]
+    options = {'router_training.caution': 0.0}
+    learned, familiar = _retrained(make_cfg, trained, checkpoint, tmp_path / 'clean', **options)
+    others = _retrained(make_cfg, trained, checkpoint, tmp_path / 'garbage', held_out, **options)
+    assert torch.equal(learned, others[0]) and not torch.equal(familiar, others[1])
+
+
+def test_too_few_samples(make_cfg, checkpoint, tmp_path):
+    cfg = make_cfg(tmp_path, **{'router_training.samples': 2, 'router_training.leave_out': ['glare']})
+    simulate, = (step for step in cfg.data.train.pipeline if step['type'] == 'SimulateFailure')
+    simulate['cases'] = {'glare@3': 1 - 1e-9, 'clean': 1e-9}
+    with pytest.raises(ValueError, match=r"samples=2 are too few: held_out=0.3 and leave_out=\['glare'\] leave 0 to "
+                                         'learn from and 0 to set the margins'):
+        train_router(cfg, checkpoint, 'plug_in.py', workers=1)
+
+
+@pytest.mark.parametrize('change', ['info file', 'targets'])
+def test_evidence_of_other_data_or_targets(make_cfg, checkpoint, options, tmp_path, change):
+    """An info file of the same name with other contents, and the other way to say what is known."""
+    path = tmp_path / 'infos.pkl'
+    infos = mmcv.load(options['data.train.ann_file'])
+    mmcv.dump(infos, path)
+    settings = {'data.train.ann_file': str(path), 'router_training.least_benefit': None, 'router_training.caution': 0.0,
+                'router_training.samples': 2, 'router_training.iters': 1}
+    train_router(make_cfg(tmp_path / 'run', **settings), checkpoint, 'plug_in.py', workers=1)
+    if change == 'info file':
+        mmcv.dump(dict(infos, infos=infos['infos'][::-1]), path)
+    else:
+        settings['model.pts_bbox_head.aqr_targets'] = 'preference'
+    with pytest.raises(ValueError, match='holds evidence of another detector, other data or settings'):
+        train_router(make_cfg(tmp_path / 'run', **settings), checkpoint, 'plug_in.py', workers=1)
 
 
 def test_refusals_before_anything_is_written(make_cfg, checkpoint, tmp_path):
@@ -297,8 +342,15 @@ def test_refusals_before_anything_is_written(make_cfg, checkpoint, tmp_path):
             ({'router_training.held_out': 1.0}, r'router_training.held_out must be in \[0, 1\)'),
             ({'router_training.caution': 1.0}, r'router_training.caution must be in \[0, 1\), got 1'),
             ({'router_training.caution': -0.1}, r'router_training.caution must be a finite number >= 0, got -0.1'),
-            ({'router_training.leave_out': 'glare'}, "leave_out must be a list of names of failures.*got 'glare'"),
-            ({'router_training.leave_out': ['glare@3']}, r"leave_out must be a list of .*got \['glare@3'\]"),
+            ({'router_training.leave_out': 'glare'}, "leave_out='glare' must be a list of names of failures"),
+            ({'router_training.leave_out': ['glare@3']}, r"leave_out=\['glare@3'\] must be a list of names"),
+            ({'router_training.leave_out': [['glare']]}, r"leave_out=\[\['glare'\]\] must be a list of names"),
+            ({'router_training.leave_out': None}, 'leave_out=None must be a list of names'),
+            ({'router_training.samples': 1}, 'router_training.samples must be an integer >= 2, got 1'),
+            ({'router_training.held_out': False}, 'router_training.held_out must be a finite number >= 0, got False'),
+            ({'router_training': 3}, 'router_training must be a dict of .*got 3'),
+            ({'router_training.least_benefit': None, 'router_training.caution': 0.0,
+              'model.pts_bbox_head.aqr_weight_map': 'monotone'}, "'monotone' is learned from detections"),
             ({'router_training.leave_out': ['glare', 'phantoms']}, 'must name failures that data.train draws'),
             ({'router_training.leave_out': ['glare'], 'data.train.pipeline.4.cases': 'glare@3'}, 'and leave some case'),
             ({'router_training.held_out': 0.0}, 'router_training.caution weighs benefits in held-out scenes'),

@@ -388,6 +388,19 @@ def test_no_clip_clips_nothing():
     assert routing_numbers(record, AttentionBiasGenerator(bias_strength=3.0, bias_clip=1.5))['aqr/clipped'] == 0.75
 
 
+@pytest.mark.parametrize('is_seen', [True, False])
+def test_a_weight_for_each_view(is_seen):
+    """A view that is distrusted beside one that is trusted shows in the bias; the query that no view sees has none."""
+    seen = torch.tensor([[[is_seen, is_seen], [False, False]]])
+    record = RoutingRecord(
+        torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.5]]), SimpleNamespace(pts_pers_valid=seen),
+        torch.tensor([True, True]), None, None, None, view_weights=torch.tensor([[[0.0, 0.9], [0.5, 0.5]]]))
+    numbers = routing_numbers(record, AttentionBiasGenerator(bias_strength=3.0, per_view=True, bias_clip=3.0))
+    expected = {'bias_min': -3.0, 'clipped': 0.25, 'camera_weight_view_0': 0.0, 'camera_weight_view_1': 0.9}
+    for name in expected if is_seen else ('bias_min', 'clipped'):
+        assert numbers[f'aqr/{name}'] == pytest.approx(expected[name] if is_seen else 0.0, abs=1e-6), name
+
+
 def test_what_each_sensor_alone_sees():
     def logits(*queries):
         return torch.logit(torch.tensor([queries]))  # (1, Q, K)

@@ -21,14 +21,15 @@ def row_of(table, number=0):
     return dict(zip(table.columns, table.rows[number]))
 
 
-def test_camera_weights_view_by_view(tmp_path):
-    clean, failed = make_snapshot(), make_snapshot('camera_drop', seed=1)
+@pytest.mark.parametrize('per_view', [False, True])
+def test_camera_weights_view_by_view(tmp_path, per_view):
+    clean, failed = make_snapshot(per_view=per_view), make_snapshot('camera_drop', seed=1, per_view=per_view)
     _, by_view, _ = tables(tmp_path, clean, failed)
     for number, snapshot in enumerate((clean, failed)):
         row = row_of(by_view, number)
         assert row['case'] == str(snapshot.case)
         for view, name in enumerate(CAMERAS):
-            own = snapshot.camera_weights[snapshot.seen[:, view]]
+            own = snapshot.view_weights[snapshot.seen[:, view], view]
             assert row[name] == f'{np.mean(own):.3f} ({len(own)})'
         unseen = snapshot.camera_weights[~snapshot.seen.any(axis=1)]
         assert row['seen by no camera'] == f'{np.mean(unseen):.3f} ({len(unseen)})'

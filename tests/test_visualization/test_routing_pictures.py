@@ -159,7 +159,9 @@ def test_captions_compare_the_same_queries_in_both_cases(clean, failed):
     assert 'cameras lost: CAM_FRONT, CAM_FRONT_LEFT' in figure.axes[1].get_title(loc='left')
 
 
-def test_queries_in_the_images_of_the_views_that_see_them(failed):
+@pytest.mark.parametrize('per_view', [False, True])
+def test_queries_in_the_images_of_the_views_that_see_them(per_view):
+    failed = make_snapshot(LONG_CASE, failure=FAILURE, per_view=per_view)
     figure = routing_cameras_figure(failed, queries=[0])
     order = ['CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK', 'CAM_BACK_RIGHT']
     total = 0
@@ -168,7 +170,7 @@ def test_queries_in_the_images_of_the_views_that_see_them(failed):
         seen = np.array([is_seen for _, is_seen in projected])
         total += seen.sum()
         assert_dots(axes, np.array([pixel for pixel, _ in projected])[seen],
-                    (failed.lidar_weights - failed.camera_weights)[seen])
+                    (failed.lidar_weights - failed.view_weights[:, CAMERAS.index(name)])[seen])
         lost = ': lost' * (name in ('CAM_FRONT', 'CAM_FRONT_LEFT'))
         assert axes.get_title() == f'{name}{lost}, {seen.sum()} queries'
         assert axes.get_xlim() == (0, WIDTH) and axes.get_ylim() == (HEIGHT, 0)

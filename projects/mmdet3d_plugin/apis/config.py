@@ -141,6 +141,8 @@ def _refuse_unread_options(cfg, options):
 def _check_keys(cfg):
     """Check names in config files; names from the command line are among those checked before."""
     for section, known in _KNOWN_KEYS.items():
+        if section and not isinstance(cfg.get(section) or {}, dict):
+            raise ValueError(f'{cfg.filename}: {section} must be a dict of {sorted(known)}, got {cfg.get(section)!r}')
         keys = set(cfg.get(section) or {} if section else cfg.keys()) - known
         if section and (cfg.get(section) or {}).get('type', 'CheckpointHook') != 'CheckpointHook':
             continue  # checkpoint_config with a hook of another type, which checks its arguments itself

@@ -48,9 +48,9 @@ class RouterTraining:
     """How a router learns from kept evidence: ``router_training`` of a config.
 
     Attributes:
-        samples (int): that the detector looks at, drawn from ``data.train``.
-        held_out (float): share of the scenes, in [0, 1), whose evidence the router does not learn from; it serves the
-            report and ``caution``.
+        samples (int): that the detector looks at, at least 2, drawn from ``data.train``.
+        held_out (float): share of the scenes, in [0, 1), whose verdicts the router does not learn; they serve the
+            report and ``caution``. What is familiar is learned from all scenes, each left out in turn.
         batch (int): samples a step.
         iters (int): steps.
         lr, weight_decay (float): of AdamW; the rate rises and falls once (one-cycle).
@@ -78,22 +78,22 @@ class RouterTraining:
     leave_out: Tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ('samples', 'batch', 'iters'):
-            check_count(f'router_training.{name}', getattr(self, name))
-        for name in ('lr', 'weight_decay'):
+        for name, least in dict(samples=2, batch=1, iters=1).items():
+            check_count(f'router_training.{name}', getattr(self, name), least)
+        for name in ('lr', 'weight_decay', 'held_out'):
             check_factor(f'router_training.{name}', getattr(self, name))
-        if not 0 <= self.held_out < 1:
+        if not self.held_out < 1:
             raise ValueError(f'router_training.held_out must be in [0, 1), got {self.held_out}')
         if self.least_benefit is not None:
             check_factor('router_training.least_benefit', self.least_benefit)
-        if not 0 <= check_factor('router_training.caution', self.caution) < 1:
+        if not check_factor('router_training.caution', self.caution) < 1:
             raise ValueError(f'router_training.caution must be in [0, 1), got {self.caution}')
         if self.caution and not (self.needs_benefits and self.held_out):
             raise ValueError('router_training.caution weighs benefits in held-out scenes: it needs least_benefit and '
                              f'held_out > 0, got {self.least_benefit} and {self.held_out}')
-        if isinstance(self.leave_out, str) or not set(self.leave_out) <= set(FAILURES):
-            raise ValueError('router_training.leave_out must be a list of names of failures, without arguments and '
-                             f'severities, of {sorted(FAILURES)}, got {self.leave_out!r}')
+        if not isinstance(self.leave_out, (list, tuple)) or not all(name in list(FAILURES) for name in self.leave_out):
+            raise ValueError(f'router_training.leave_out={self.leave_out!r} must be a list of names of failures, '
+                             f'without arguments and severities: of {sorted(FAILURES)}')
 
     @property
     def needs_benefits(self):
@@ -105,9 +105,9 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
     """Teach the router of a config on a frozen detector: look once, learn, write a checkpoint of both.
 
     Writes to ``cfg.work_dir`` (default ./work_dirs/<name>): ``evidence/``, from which an interrupted run goes on and
-    later ones with other ``router_training`` settings start at once; text, JSON and TensorBoard logs as ``log_config``
-    says; ``router.md`` and ``router.json``, verdicts by case on held-out samples (rows of :func:`verdicts`);
-    ``latest.pth``.
+    later ones start at once that want as many ``samples``, and benefits or none as before; text, JSON and TensorBoard
+    logs as ``log_config`` says; ``router.md`` and ``router.json``, verdicts by case on held-out samples (rows of
+    :func:`verdicts`); ``latest.pth``.
 
     Args:
         cfg (mmcv.Config): from `load_config`; its router needs looks, ``data.train`` simulates failures.
@@ -124,7 +124,8 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
 
     Raises:
         ValueError: before anything is written: a router that needs no looks, settings out of range, a checkpoint that
-            does not fit; `work_dir` holds evidence of another detector.
+            does not fit; `work_dir` holds evidence of another detector; after looking: too few samples for what
+            ``held_out`` and ``leave_out`` take away.
         RuntimeError: another training runs in the work directory, or with this evidence.
     """
     cfg = compat_cfg(cfg)
@@ -137,7 +138,8 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
                                 new_router=True)
     model.CLASSES = dataset.CLASSES
     _check_router(model.pts_bbox_head, settings, dataset)
-    key = content_key(COLUMNS, _what_looks_depend_on(cfg.model), cfg.data.train, file_sha256(checkpoint), cfg.seed,
+    key = content_key(COLUMNS, _what_looks_depend_on(cfg.model), cfg.data.train, list(_info_files(dataset)),
+                      file_sha256(checkpoint), cfg.seed, model.pts_bbox_head.aqr_options.targets,
                       *[_what_benefits_depend_on(model.pts_bbox_head.aqr_options)] * settings.needs_benefits)
     evidence = Path(evidence or work_dir / 'evidence')
     with run_lock(work_dir), run_lock(evidence):
@@ -147,6 +149,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         scenes = scene_numbers(dataset)[store.column('sample')]
         held_out = _held_out(scenes, settings.held_out, cfg.seed)
         teaches = _teaches(store.cases, settings.leave_out)
+        _check_rows(teaches, held_out, settings)
         _learn(model, store, np.flatnonzero(teaches & ~held_out), settings, cfg, work_dir)
         _learn_familiar(model.pts_bbox_head.aqr_router, store, np.flatnonzero(teaches), scenes, settings.batch)
         raised = _raise_logits(model.pts_bbox_head, store, np.flatnonzero(teaches & held_out), settings)
@@ -156,6 +159,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         text = f'{markdown_table(rows)}\n\n{_LEGEND}{_LEGEND_PAYS * settings.needs_benefits}'
         if settings.caution:
             text += '\nCaution: logits were raised by {:.2f} (LiDAR) and {:.2f} (cameras).'.format(*raised)
+            text += f' By {_LARGEST_MARGIN:.2f}: no distrust of that sensor won anything.' * (_LARGEST_MARGIN in raised)
         with atomic_path(work_dir / 'router.md') as path:
             path.write_text(f'{text}\n')
         _save(model, cfg, checkpoint, work_dir / 'latest.pth')
@@ -168,10 +172,15 @@ def _check_router(head, settings, dataset):
     if not getattr(router, 'needs_looks', False):
         raise ValueError('tools/train_router.py teaches routers that judge by looks (ConferringRouter); '
                          f'model.pts_bbox_head has {type(router).__name__}: tools/train.py teaches that one')
-    targets = head.aqr_options.targets
-    if settings.needs_benefits and targets != 'trust':
-        raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust', where a weight "
-                         f'of 1 is what nobody doubts, got {targets!r}')
+    options = head.aqr_options
+    at_one = head.aqr_bias.weight_to_bias(torch.ones(1)).item()
+    if settings.needs_benefits and (options.targets != 'trust' or at_one):
+        raise ValueError("router_training.least_benefit needs model.pts_bbox_head.aqr_targets='trust' and a map such "
+                         "as aqr_weight_map='log_gate', with which a weight of 1 leaves a sensor as it is, got "
+                         f'{options.targets!r} and {options.weight_map!r}')
+    if next(head.aqr_bias.parameters(), None) is not None:
+        raise ValueError(f'model.pts_bbox_head.aqr_weight_map={options.weight_map!r} is learned from detections, by '
+                         'tools/train.py; tools/train_router.py teaches the router alone')
     if settings.caution and len(np.unique(scene_numbers(dataset))) < 2:
         raise ValueError('router_training.caution weighs benefits in scenes that the router did not learn from, but '
                          'data.train has a single scene')
@@ -181,6 +190,25 @@ def _check_router(head, settings, dataset):
     if absent or (drawn and not _teaches(drawn, settings.leave_out).any()):
         raise ValueError('router_training.leave_out must name failures that data.train draws, and leave some case, got '
                          f'{list(settings.leave_out)}; it draws {list(map(str, drawn))}')
+
+
+def _check_rows(teaches, held_out, settings):
+    """Raise ValueError where rows are too few for what a training takes from them."""
+    needed = dict(learn=(teaches & ~held_out).sum() >= 1, familiar=teaches.sum() >= 2,
+                  caution=(teaches & held_out).any() or not settings.caution)
+    if not all(needed.values()):
+        raise ValueError(f'router_training.samples={settings.samples} are too few: held_out={settings.held_out} and '
+                         f'leave_out={list(settings.leave_out)} leave {(teaches & ~held_out).sum()} to learn from and '
+                         f'{(teaches & held_out).sum()} to set the margins of caution by')
+
+
+def _info_files(dataset):
+    """SHA-256 of the info files of a dataset, of those that it wraps (``dataset``) or joins (``datasets``)."""
+    for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
+        if inner is not None:
+            yield from _info_files(inner)
+    if getattr(dataset, 'ann_file', None) is not None:
+        yield file_sha256(dataset.ann_file)
 
 
 def _what_looks_depend_on(model):
@@ -229,6 +257,20 @@ class _Learner(nn.Module):
         return dict(loss=loss, log_vars=dict(loss_aqr=loss.item()), num_samples=len(has_say))
 
 
+class _Endless:
+    """A loader that starts again by itself: mmcv's runner sleeps for two seconds whenever one ends."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        while True:
+            yield from self.loader
+
+
 def _learn(model, store, rows, settings, cfg, work_dir):
     head = model.pts_bbox_head
     learner = _Learner(head.aqr_router, TARGETS[head.aqr_options.targets], settings.least_benefit).to(default_device())
@@ -245,7 +287,7 @@ def _learn(model, store, rows, settings, cfg, work_dir):
         runner.timestamp = timestamp
         runner.register_training_hooks(dict(policy='OneCycle', max_lr=settings.lr),
                                        dict(grad_clip=dict(max_norm=5.0)), log_config=cfg.log_config)
-        runner.run([loader], [('train', 1)])
+        runner.run([_Endless(loader)], [('train', 1)])
 
 
 def _learn_familiar(router, store, rows, scenes, batch):

@@ -32,6 +32,13 @@ def check_count(name, value, least=1):
     return int(value)
 
 
+def check_flag(name, value):
+    """``value`` where it is True or False; TypeError otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f'{name} must be True or False, got {value!r}')
+    return value
+
+
 def is_finite_number(value):
     """Whether a value is a number, neither NaN nor infinite; True and False are none."""
     return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

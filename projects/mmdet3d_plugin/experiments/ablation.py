@@ -285,13 +285,15 @@ class Ablation:
         return f'{arm} was not tested under {sorted(absent)}' if absent else None
 
     def _seen_cases(self):
-        """Cases that a training draws."""
+        """Cases that some arm learns from."""
         seen = set()
         for arm in self.plan.arms.values():
             if arm.trains != 'nothing':
                 cfg = load_config(self.configs / arm.config, {**self.arm_options, **arm.options})
+                left_out = set((cfg.get('router_training') or {}).get('leave_out', ()))
                 seen |= {FailureCase.parse(case) for step in cfg.data.train.pipeline if step.type == 'SimulateFailure'
-                         for case, share in step.cases.items() if share > 0}
+                         for case, share in step.cases.items() if share > 0
+                         and left_out.isdisjoint(FailureCase.parse(case).kinds)}
         return seen
 
 
@@ -342,7 +344,7 @@ class _Summary:
     def tables(self):
         """Title -> (rows, caption)."""
         tables = {
-            'mAP': (self._scores('mAP'), 'Mean over seeds, ± standard deviation. * zero-shot: not in training.'),
+            'mAP': (self._scores('mAP'), 'Mean over seeds, ± standard deviation. * zero-shot: no arm learned from it.'),
             'NDS': (self._scores('NDS'), 'As above; mRA: mean over kinds of failures of NDS over clean NDS.'),
         }
         if len(self.arms) > 1:

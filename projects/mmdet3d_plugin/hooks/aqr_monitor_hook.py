@@ -26,7 +26,8 @@ class AQRMonitorHook(Hook):
 
     - ``aqr/lidar_weight_mean``, ``_std``, the same of ``camera``: over the learned queries, whose histograms go to
       TensorBoard and, as percentages by tenths, to the text log;
-    - ``aqr/bias_min``, ``aqr/bias_max``, and ``aqr/clipped``, the share of weights whose bias is clipped;
+    - ``aqr/bias_min``, ``aqr/bias_max``, and ``aqr/clipped``, the share of weights whose bias is clipped; here and in
+      the histograms, a router that judges view by view has a camera weight for every view that sees a query;
     - ``aqr/no_view``: share of learned queries that no view sees; ``aqr/camera_weight_view_0`` and so on: mean camera
       weight of those that this view sees, if any;
     - ``looks/lidar_score``, ``looks/camera_score``, of a router that looks with one sensor at a time: mean probability
@@ -155,11 +156,10 @@ class AQRMonitorHook(Hook):
         self._norms = {}
 
     def _log_histograms(self, runner, routing):
-        learned = routing.is_learned
         writers = [hook.writer for hook in runner.hooks if isinstance(hook, TensorboardLoggerHook)]
         shares = {}
         for modality in MODALITIES:
-            weights = getattr(routing, f'{modality}_weights')[:, learned].detach().float().cpu().numpy().ravel()
+            weights = _weights_that_bias(routing, modality).cpu().numpy()
             for writer in writers:
                 writer.add_histogram(f'train/aqr/{modality}_weight', weights, runner.iter + 1)
             counts, _ = np.histogram(weights, bins=_BINS, range=(0, 1))
@@ -194,8 +194,8 @@ def routing_numbers(routing, generator):
         weights = getattr(routing, f'{modality}_weights')[:, learned].detach().float()  # (B, Q)
         numbers[f'aqr/{modality}_weight_mean'] = weights.mean().item()
         numbers[f'aqr/{modality}_weight_std'] = weights.std(unbiased=False).item()
-        biases.append(generator.weight_to_bias(weights))
-    biases = torch.stack(biases)
+        biases.append(generator.weight_to_bias(_weights_that_bias(routing, modality)))
+    biases = torch.cat(biases)
     numbers['aqr/bias_min'], numbers['aqr/bias_max'] = biases.min().item(), biases.max().item()
     clip = generator.bias_clip
     numbers['aqr/clipped'] = 0.0 if clip is None else (biases.abs() >= clip).float().mean().item()
@@ -207,6 +207,18 @@ def routing_numbers(routing, generator):
     if routing.looks is not None:
         numbers.update(look_numbers(routing.looks, learned))
     return numbers
+
+
+def _weights_that_bias(routing, modality):
+    """Weights (N,) of the learned queries from which the bias on a modality comes: for the cameras, where each view has
+    a weight of its own, those of the views that see the query.
+    """
+    learned, weights = routing.is_learned, getattr(routing, f'{modality}_weights')
+    if modality == 'camera' and routing.view_weights is not None:
+        seen = routing.projections.pts_pers_valid[:, learned]  # (B, Q, V)
+        if seen.any():
+            return routing.view_weights[:, learned][seen].detach().float()
+    return weights[:, learned].detach().float().flatten()
 
 
 def look_numbers(looks, learned):

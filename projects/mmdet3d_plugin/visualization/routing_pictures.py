@@ -103,7 +103,7 @@ def routing_cameras_figure(snapshot, queries=(), title=None):
 
 
 def draw_routing_view(axes, snapshot, view, queries=()):
-    """Draw an image with projected boxes and the queries that it sees, in the colors of their preferences.
+    """Draw an image with projected boxes and the queries that it sees, colored by LiDAR's weight less that of the view.
 
     Args:
         axes (matplotlib.axes.Axes): to draw into.
@@ -114,7 +114,8 @@ def draw_routing_view(axes, snapshot, view, queries=()):
     draw_frame_view(axes, snapshot.images[view], snapshot.lidar2img[view], snapshot.ground_truth,
                     snapshot.detections['boxes_3d'], detection_labels(snapshot.detections, snapshot.detection_names))
     seen = np.flatnonzero(snapshot.seen[:, view])
-    draw_queries(axes, snapshot.pixels[seen, view], snapshot.preference[seen], seen, queries)
+    preference = snapshot.lidar_weights - snapshot.view_weights[:, view]
+    draw_queries(axes, snapshot.pixels[seen, view], preference[seen], seen, queries)
     name = snapshot.camera_names[view]
     axes.set_title(f'{name}{": lost" * (name in snapshot.lost_cameras)}, {len(seen)} queries', fontsize=10)
 

@@ -127,6 +127,17 @@ def test_heads_must_divide():
         ConferringRouter(8, hidden_dims=10)
 
 
+@pytest.mark.parametrize('options, error, message', [
+    (dict(per_view='no'), TypeError, "per_view must be True or False, got 'no'"),
+    (dict(detach=0), TypeError, 'detach must be True or False, got 0'),
+    (dict(num_layers=-1), ValueError, 'num_layers must be an integer >= 0, got -1'),
+    (dict(num_heads=0), ValueError, 'num_heads must be an integer >= 1, got 0'),
+    (dict(hidden_dims=0), ValueError, 'hidden_dims must be an integer >= 1, got 0')])
+def test_mistakes(options, error, message):
+    with pytest.raises(error, match=message):
+        ConferringRouter(8, **options)
+
+
 def test_distance_is_that_of_mahalanobis():
     """Against scipy, on samples whose states are correlated; queries without a say do not count."""
     router, rng = make(), np.random.default_rng(0)

@@ -4,8 +4,9 @@ from typing import Dict, Optional, Union
 
 import torch
 from mmdet.models.utils import build_transformer
+from mmdet.models.utils.builder import TRANSFORMER
 
-from ....core.arguments import check_factor, check_names
+from ....core.arguments import check_factor, check_flag, check_names
 from ....core.finite import require_finite
 from ..attention_bias_generator import (
     AttentionBiasGenerator,
@@ -70,9 +71,8 @@ class AQROptions:
 
     def __post_init__(self):
         for option in fields(self):
-            value = getattr(self, option.name)
-            if option.type is bool and not isinstance(value, bool):
-                raise TypeError(f'{PREFIX}{option.name} must be True or False, got {value!r}')
+            if option.type is bool:
+                check_flag(f'{PREFIX}{option.name}', getattr(self, option.name))
         if not isinstance(self.stand_ins, bool) and self.stand_ins != 'looks':
             raise TypeError(f"{PREFIX}stand_ins must be True or False, or 'looks', got {self.stand_ins!r}")
         check_bias_strength(self.bias_strength, f'{PREFIX}bias_strength')
@@ -86,8 +86,10 @@ class AQROptions:
         if self.stand_ins is True and self.use_local_bias:
             raise ValueError(f'{PREFIX}stand_ins=True needs whole segments, but {PREFIX}use_local_bias=True biases '
                              f'windows; {PREFIX}per_view=True biases the views that see a query')
-        if (self.router or {}).get('type') == 'ConferringRouter' and not self.stand_ins:
-            raise ValueError(f'{PREFIX}router: ConferringRouter looks with one sensor at a time, the other one blank, '
+        kind = (self.router or {}).get('type', 'AQRWeightGenerator')
+        cls = TRANSFORMER.get(kind) if isinstance(kind, str) else kind
+        if getattr(cls, 'needs_looks', False) and not self.stand_ins:
+            raise ValueError(f'{PREFIX}router: {kind} looks with one sensor at a time, the other one blank, '
                              f"and needs {PREFIX}stand_ins=True or 'looks'")
         if (self.router or {}).get('per_view') and not (self.per_view and self.targets == 'trust'):
             raise ValueError(f"{PREFIX}router: per_view=True needs {PREFIX}per_view=True, by which each view has a "
@@ -141,7 +143,8 @@ class AQR:
 
     Args:
         router (nn.Module): query embedding, features, reference points, ... -> LiDAR and camera weights (B, Q) in
-            [0, 1] and ``QueryProjections``; see ``AQRWeightGenerator``. Camera weights may be (B, Q, V), one a view.
+            [0, 1] and ``QueryProjections``; see ``AQRWeightGenerator``. Camera weights may be (B, Q, V), one a view. A
+            class that sets ``needs_looks`` gets looks and has a flag ``detach``, see ``ConferringRouter``.
         bias (AttentionBiasGenerator): weights and projections -> bias.
         head_strength (BiasStrengthPerHead | None): one bias -> a bias for each decoder layer.
         options (AQROptions): of the head.

@@ -4,6 +4,7 @@ from mmcv.runner import BaseModule
 from mmdet.models.utils.builder import TRANSFORMER
 from torch import nn
 
+from ....core.arguments import check_count, check_flag
 from ..geometry import full_precision
 from .query_projection import project_queries
 
@@ -23,7 +24,8 @@ class ConferringRouter(BaseModule):
     neutral.
 
     What it never saw it does not judge: in a sample whose mean states lie farther from those of training than nearly
-    all of them do (:meth:`learn_familiar`), all weights are 0.5.
+    all of them do, all weights are 0.5. The plug-in training learns what is familiar (:meth:`learn_familiar`); for a
+    router that was trained with its detector everything is.
 
     Args:
         embed_dims (int): channels C of the queries.
@@ -38,13 +40,20 @@ class ConferringRouter(BaseModule):
         needs_looks (bool): True: a head has to give ``looks``.
 
     Raises:
-        ValueError: for ``hidden_dims`` not divisible by ``num_heads``, or verdicts per view where nobody confers.
+        TypeError: for flags that are not True or False.
+        ValueError: for counts out of range, ``hidden_dims`` not divisible by ``num_heads``, or verdicts per view where
+            nobody confers.
     """
 
     needs_looks = True
 
     def __init__(self, embed_dims, hidden_dims=128, num_heads=4, num_layers=2, detach=True, per_view=False):
         super().__init__()
+        check_flag('aqr_router.detach', detach)
+        check_flag('aqr_router.per_view', per_view)
+        check_count('aqr_router.hidden_dims', hidden_dims)
+        check_count('aqr_router.num_heads', num_heads)
+        check_count('aqr_router.num_layers', num_layers, least=0)
         if hidden_dims % num_heads:
             raise ValueError(f'hidden_dims must be divisible by num_heads, got {hidden_dims} and {num_heads}')
         if per_view and not num_layers:
