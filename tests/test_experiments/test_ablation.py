@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from projects.mmdet3d_plugin.apis import load_config
 from projects.mmdet3d_plugin.evaluation.detection_matches import DetectionMatches, mean_ap
 from projects.mmdet3d_plugin.experiments.ablation import Ablation, load_plan
 from projects.mmdet3d_plugin.utils.record_file import read_record
@@ -75,7 +76,8 @@ def test_from_baseline_to_tables(make_ablation, monkeypatch):
 def test_routers_on_detectors_that_stay(make_ablation, monkeypatch, tmp_path):
     """Arms that train a router or nothing, and that start from another arm; routers share what the detector shows."""
     arms = 'untouched', 'plug_in', 'no_stand_ins', 'no_conference'
-    options = {**make_ablation().arm_options, 'router_training.samples': 8, 'router_training.iters': 2}
+    options = {**make_ablation().arm_options, 'router_training.samples': 8, 'router_training.iters': 2,
+               'router_training.leave_out': ['lidar_fog']}
     ablation = make_ablation(arms, ('clean', 'lidar_turn:10'), 'lying_sensors', out=tmp_path, arm_options=options,
                              jobs=2)
     ablation.plan.arms['no_conference'] = replace(ablation.plan.arms['no_conference'], against='plug_in')
@@ -94,6 +96,7 @@ def test_routers_on_detectors_that_stay(make_ablation, monkeypatch, tmp_path):
     score = {arm: record['lidar_turn:10']['learned']['scores']['mAP'] for arm, record in results.items()}
     assert results['plug_in']['lidar_turn:10']['off']['scores']['mAP'] == pytest.approx(score['untouched'], abs=1e-3)
     record = json.loads((tmp_path / 'ablation.json').read_text())
+    assert 'lidar_turn:10' in record['seen'] and not any('lidar_fog' in case for case in record['seen'])
     for arm, other in (('plug_in', 'untouched'), ('no_stand_ins', 'untouched'), ('no_conference', 'plug_in')):
         assert record['intervals'][arm]['lidar_turn:10']['mean'] == pytest.approx(score[arm] - score[other], abs=1e-9)
     assert '| + router, nobody confers (against + router) |' in text
@@ -190,6 +193,17 @@ def test_an_interrupted_series_begins_nothing_more(make_ablation, tmp_path, monk
 
 def interrupt(runs):
     raise KeyboardInterrupt
+
+
+def test_plans(repo_root):
+    plans = {path.stem: load_plan(path) for path in (repo_root / 'configs/ablations').glob('*.py')}
+    assert set(plans) == {'sensor_failures', 'lying_sensors', 'unseen_lies'}
+    for plan in plans.values():
+        for arm in plan.arms.values():
+            load_config(repo_root / 'configs' / arm.config, arm.options)
+    left_out = [plans['unseen_lies'].arms[arm].options['router_training.leave_out'] for arm in ('met_odd', 'met_even')]
+    lies = {kind for case in plans['unseen_lies'].cases for kind in case.kinds}
+    assert lies == {*left_out[0], *left_out[1]} and not set(left_out[0]) & set(left_out[1])
 
 
 def test_mistakes(make_ablation, tmp_path):

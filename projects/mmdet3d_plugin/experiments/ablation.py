@@ -47,7 +47,8 @@ class Arm:
         config: file in `configs/`.
         options: see `load_config`.
         trains: of ``TRAINS``: 'detector', all that the config trains; 'router', that of a detector that stays as it is
-            (`train_router`); 'nothing', the start is tested as it is.
+            (`train_router`), where arms with one start share its evidence and so have one mixture of failures and one
+            bias; 'nothing', the start is tested as it is.
         after: name of the arm to start from, None for the baseline.
         against: name of the arm that it is compared with, None for the plan's ``fair``.
     """
