@@ -156,10 +156,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
         rows = verdicts(model, store, np.flatnonzero(held_out), settings.batch, settings.least_benefit)
         write_record(work_dir / 'router.json', plain_values(dict(
             checkpoint=str(checkpoint), seed=cfg.seed, margins=raised, cases=rows)))
-        text = f'{markdown_table(rows)}\n\n{_LEGEND}{_LEGEND_PAYS * settings.needs_benefits}'
-        if settings.caution:
-            text += '\nCaution: logits were raised by {:.2f} (LiDAR) and {:.2f} (cameras).'.format(*raised)
-            text += f' By {_LARGEST_MARGIN:.2f}: no distrust of that sensor won anything.' * (_LARGEST_MARGIN in raised)
+        text = _verdict_text(rows, raised, settings)
         with atomic_path(work_dir / 'router.md') as path:
             path.write_text(f'{text}\n')
         _save(model, cfg, checkpoint, work_dir / 'latest.pth')
@@ -421,6 +418,15 @@ def _auroc(weights, wrong, right):
     if not wrong.any() or not right.any():
         return math.nan
     return float(roc_auc_score(wrong[used], -weights[used]))
+
+
+def _verdict_text(rows, raised, settings):
+    """The table of verdicts, what its columns are, and how far logits were raised."""
+    text = f'{markdown_table(rows)}\n\n{_LEGEND}{_LEGEND_PAYS * settings.needs_benefits}'
+    if settings.caution:
+        text += '\nCaution: logits were raised by {:.2f} (LiDAR) and {:.2f} (cameras).'.format(*raised)
+        text += f' By {_LARGEST_MARGIN:.2f}: no distrust of that sensor won anything.' * (_LARGEST_MARGIN in raised)
+    return text
 
 
 def _save(model, cfg, checkpoint, path):
