@@ -23,7 +23,7 @@ def draw_ablation(path, differences, seen, fair):
     cases = next(iter(differences.values()))
     _draw_differences(path, {case if case in seen else f'{case} *': {
         arm: intervals[case] for arm, intervals in differences.items()} for case in cases},
-        f'difference in mAP to {fair} (right is better →)\n* never in training')
+        f'difference in mAP to {fair}\n(right is better →; * never in training)')
 
 
 def draw_growth(path, growth, title='forward + backward'):
