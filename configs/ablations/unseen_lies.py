@@ -1,11 +1,9 @@
 # What a router makes of lies that it never met: every second one of the eight kinds is left out of what it learns from.
-baseline = 'cmt_synthetic_trainval.py'
-published_baselines = {0: 'checkpoints/cmt_synthetic.pth', 1: 'checkpoints/cmt_synthetic_seed1.pth',
-                       2: 'checkpoints/cmt_synthetic_seed2.pth'}
-fair = 'untouched'
+_base_ = './lying_sensors.py'
 controlled = 'met_all'
 controls = ('learned', )
 arms = dict(
+    _delete_=True,
     untouched=dict(title='CMT', config='cmt_synthetic_trainval.py', trains='nothing'),
     met_all=dict(title='+ router that met all', config='cmt_aqr_plug_in_synthetic.py', trains='router'),
     met_odd=dict(

@@ -17,7 +17,7 @@ from ..core.arguments import check_count, check_factor
 from ..datasets.other_samples import scene_numbers
 from ..datasets.pipelines import SimulateFailure
 from ..datasets.sensor_failures import CLEAN, FAILURES, FailureCase
-from ..hooks.transform_epoch_hook import transforms_of
+from ..datasets.wrapped_datasets import all_datasets, all_transforms
 from ..models.utils.aqr.aqr import PREFIX
 from ..models.utils.aqr.conferring_router import mean_states
 from ..models.utils.aqr.looks import Looks
@@ -138,9 +138,7 @@ def train_router(cfg, checkpoint, name, seed=0, workers=2, trust_checkpoint=Fals
                                 new_router=True)
     model.CLASSES = dataset.CLASSES
     _check_router(model.pts_bbox_head, settings, dataset)
-    key = content_key(COLUMNS, _what_looks_depend_on(cfg.model), cfg.data.train, list(_info_files(dataset)),
-                      file_sha256(checkpoint), cfg.seed, model.pts_bbox_head.aqr_options.targets,
-                      *[_what_benefits_depend_on(model.pts_bbox_head.aqr_options)] * settings.needs_benefits)
+    key = _evidence_key(cfg, checkpoint, dataset, model.pts_bbox_head.aqr_options, settings)
     evidence = Path(evidence or work_dir / 'evidence')
     with run_lock(work_dir), run_lock(evidence):
         store = EvidenceStore(evidence, settings.samples, key)
@@ -181,7 +179,7 @@ def _check_router(head, settings, dataset):
     if settings.caution and len(np.unique(scene_numbers(dataset))) < 2:
         raise ValueError('router_training.caution weighs benefits in scenes that the router did not learn from, but '
                          'data.train has a single scene')
-    drawn = [case for step in transforms_of(dataset) if isinstance(step, SimulateFailure)
+    drawn = [case for step in all_transforms(dataset) if isinstance(step, SimulateFailure)
              for case, share in zip(step.cases, step.shares.values()) if share > 0]
     absent = set(settings.leave_out) - {kind for case in drawn for kind in case.kinds}
     if absent or (drawn and not _teaches(drawn, settings.leave_out).any()):
@@ -191,21 +189,19 @@ def _check_router(head, settings, dataset):
 
 def _check_rows(teaches, held_out, settings):
     """Raise ValueError where rows are too few for what a training takes from them."""
-    needed = dict(learn=(teaches & ~held_out).sum() >= 1, familiar=teaches.sum() >= 2,
-                  caution=(teaches & held_out).any() or not settings.caution)
-    if not all(needed.values()):
+    learned, weighed = (teaches & ~held_out).sum(), (teaches & held_out).sum()
+    if learned < 1 or learned + weighed < 2 or (settings.caution and weighed < 1):  # two say what is familiar
         raise ValueError(f'router_training.samples={settings.samples} are too few: held_out={settings.held_out} and '
-                         f'leave_out={list(settings.leave_out)} leave {(teaches & ~held_out).sum()} to learn from and '
-                         f'{(teaches & held_out).sum()} to set the margins of caution by')
+                         f'leave_out={list(settings.leave_out)} leave {learned} to learn from and {weighed} to set the '
+                         'margins of caution by')
 
 
-def _info_files(dataset):
-    """SHA-256 of the info files of a dataset, of those that it wraps (``dataset``) or joins (``datasets``)."""
-    for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
-        if inner is not None:
-            yield from _info_files(inner)
-    if getattr(dataset, 'ann_file', None) is not None:
-        yield file_sha256(dataset.ann_file)
+def _evidence_key(cfg, checkpoint, dataset, options, settings):
+    """Text that changes with all that evidence depends on; ``options`` are the head's AQROptions."""
+    info_files = [part.ann_file for part in all_datasets(dataset) if getattr(part, 'ann_file', None)]
+    return content_key(COLUMNS, _what_looks_depend_on(cfg.model), cfg.data.train, list(map(file_sha256, info_files)),
+                       file_sha256(checkpoint), cfg.seed, options.targets,
+                       *[_what_benefits_depend_on(options)] * settings.needs_benefits)
 
 
 def _what_looks_depend_on(model):

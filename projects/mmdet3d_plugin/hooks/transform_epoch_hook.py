@@ -1,6 +1,8 @@
 """Transforms that draw by epoch learn which one it is."""
 from mmcv.runner import HOOKS, Hook
 
+from ..datasets.wrapped_datasets import all_transforms
+
 
 @HOOKS.register_module()
 class TransformEpochHook(Hook):
@@ -15,14 +17,6 @@ class TransformEpochHook(Hook):
 
 def set_epoch(dataset, epoch):
     """Call ``set_epoch(epoch)`` of every transform of a dataset, wrapped or not, that has it."""
-    for transform in transforms_of(dataset):
+    for transform in all_transforms(dataset):
         if hasattr(transform, 'set_epoch'):
             transform.set_epoch(epoch)
-
-
-def transforms_of(dataset):
-    """All transforms of a dataset, of those that it wraps (``dataset``) or joins (``datasets``)."""
-    for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
-        if inner is not None:
-            yield from transforms_of(inner)
-    yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
